@@ -1,0 +1,22 @@
+"""How results are measured: pass@k, the interquartile mean, and intervals over seeds, runs and tasks."""
+
+from corollary.evaluation.intervals import (
+    Interval,
+    Statistic,
+    bootstrap_interval,
+    iqm,
+    mean_interval,
+    paired_bootstrap,
+)
+from corollary.evaluation.pass_at_k import distinct_correct, pass_at_k
+
+__all__ = [
+    "Interval",
+    "Statistic",
+    "bootstrap_interval",
+    "distinct_correct",
+    "iqm",
+    "mean_interval",
+    "paired_bootstrap",
+    "pass_at_k",
+]
