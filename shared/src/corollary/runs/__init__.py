@@ -1,0 +1,31 @@
+"""A content-addressed store of training runs, shared by claims and benchmarks."""
+
+from corollary.runs.environment import (
+    commit_of,
+    describe_environment,
+    describe_machine,
+    describe_versions,
+    usable_cores,
+)
+from corollary.runs.files import write_atomically
+from corollary.runs.recipe import Recipe, Run, canonical_config, with_requirements
+from corollary.runs.store import Progress, RunDirectory, RunError, RunRecord, RunStore, default_root
+
+__all__ = [
+    "Progress",
+    "Recipe",
+    "Run",
+    "RunDirectory",
+    "RunError",
+    "RunRecord",
+    "RunStore",
+    "canonical_config",
+    "commit_of",
+    "default_root",
+    "describe_environment",
+    "describe_machine",
+    "describe_versions",
+    "usable_cores",
+    "with_requirements",
+    "write_atomically",
+]
