@@ -9,8 +9,8 @@ Install = Callable[..., Path]
 
 CLAIMS = """
 from corollary.papers import Claim, Level, Paper
-PAPER = Paper(slug="{slug}", title="T", authors=("A",), arxiv="2601.00001", year=2026, url_code="", bibtex="@a{{b}}",
-              claims=(Claim(id="C1", statement="s", source="t", level=Level.PAPER, needs="a cluster"),))
+PAPER = Paper(slug="{slug}", title="T", authors=("A",), arxiv="2601.00001", year=2026, url_code="",
+              bibtex="@a{{b}}", claims=(Claim(id="C1", statement="s", source="t", level=Level.PAPER, needs="a cluster"),))
 """
 
 

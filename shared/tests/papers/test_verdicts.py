@@ -68,7 +68,7 @@ def test_non_finite_value_is_shown_even_at_smoke() -> None:
 
 def test_interval_is_student_t() -> None:
     finding = ABOVE.evaluate([1.0, 2.0, 3.0, 4.0, 5.0], Level.SCALED)
-    # 2.776 is the 97.5 % quantile of Student t with 4 degrees of freedom; the standard error is sqrt(2.5 / 5).
+    # The 97.5 % quantile of Student t with 4 degrees of freedom, and the standard error sqrt(2.5 / 5).
     assert finding.mean == pytest.approx(3.0)
     assert finding.high - finding.mean == pytest.approx(2.7764451 * math.sqrt(0.5), rel=1e-6)
     assert finding.mean - finding.low == pytest.approx(2.7764451 * math.sqrt(0.5), rel=1e-6)

@@ -1,5 +1,6 @@
 """The store of runs: folders named by key, one lock each, complete when `done.json` is there."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -100,6 +101,7 @@ class RunDirectory:
     _started: str = ""
     _opened: float = field(default_factory=time.monotonic)
     _reported: float = float("-inf")
+    _latest: tuple[int, int, str] = (0, 0, "")
 
     @property
     def seconds(self) -> float:
@@ -116,10 +118,14 @@ class RunDirectory:
             total: Steps of the whole run.
             note: A few words for the display, such as the current reward.
         """
-        now = time.monotonic()
-        if done < total and now - self._reported < PROGRESS_INTERVAL_S:
-            return
-        self._reported = now
+        self._latest = (done, total, note)
+        if done >= total or time.monotonic() - self._reported >= PROGRESS_INTERVAL_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the latest report now."""
+        self._reported = time.monotonic()
+        done, total, note = self._latest
         content = {
             "done": done,
             "total": total,
@@ -226,7 +232,12 @@ class RunStore:
         directory = RunDirectory(path, self, earlier.seconds if earlier is not None else 0.0, started)
         # Says at once that this attempt has begun, and keeps what the last one had reached.
         directory.progress(earlier.done if earlier else 0, earlier.total if earlier else 0)
-        run.recipe.execute(run.seed, directory)
+        try:
+            run.recipe.execute(run.seed, directory)
+        except BaseException:
+            with contextlib.suppress(OSError):  # the reason for stopping may be a full disk
+                directory.flush()
+            raise
         record = RunRecord(
             key=run.key,
             recipe=run.recipe.name,
@@ -260,7 +271,7 @@ class RunStore:
             aside = _unused(damaged.with_name(f"{DONE}.unreadable"))
             os.replace(damaged, aside)
             warnings.warn(
-                f"{damaged} is unreadable ({error}) and now called {aside.name}; {run.label} is executed again",
+                f"{damaged} is unreadable ({error}): moved to {aside.name}; {run.label} is executed again",
                 RuntimeWarning,
                 stacklevel=3,
             )
