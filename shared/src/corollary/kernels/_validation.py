@@ -1,0 +1,115 @@
+"""Checks of what a caller hands to :func:`corollary.kernels.token_stats`."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def check_stats(stats: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """Return the names without repetitions, in the order given."""
+    if isinstance(stats, str):
+        raise ValueError(f"stats must be a sequence of names, got the string {stats!r}; write ({stats!r},)")
+    for name in stats:
+        if name not in known:
+            raise ValueError(f"stats must be among {', '.join(known)}; got {name!r}")
+    return tuple(dict.fromkeys(stats))
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse what is not a floating tensor with at least one column."""
+    if not isinstance(logits, Tensor) or not logits.is_floating_point():
+        kind = logits.dtype if isinstance(logits, Tensor) else type(logits).__name__
+        raise ValueError(f"logits must be a floating tensor, got {kind}")
+    if logits.ndim == 0 or logits.shape[-1] == 0:
+        raise ValueError(f"logits must be (..., V) with V >= 1, got shape {tuple(logits.shape)}")
+
+
+def check_targets(targets: Tensor, logits: Tensor) -> None:
+    """Refuse targets of another shape, device or kind than one integer per row of logits."""
+    if not isinstance(targets, Tensor) or targets.dtype not in _INTEGERS:
+        kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
+        raise ValueError(f"targets must be an integer tensor, got {kind}")
+    if targets.shape != logits.shape[:-1]:
+        raise ValueError(
+            f"targets must have the shape of logits without its last axis, {tuple(logits.shape[:-1])}, "
+            f"got {tuple(targets.shape)}"
+        )
+    if targets.device != logits.device:
+        raise ValueError(f"targets must be on the device of logits, {logits.device}, got {targets.device}")
+
+
+def valid_rows(mask: Tensor | None, targets: Tensor) -> Tensor | None:
+    """Return the flat places of the rows that the mask keeps, ascending; None when it keeps all."""
+    if mask is None:
+        return None
+    if not isinstance(mask, Tensor):
+        raise ValueError(f"mask must be a tensor or None, got {type(mask).__name__}")
+    if mask.shape != targets.shape:
+        raise ValueError(
+            f"mask must have the shape of targets, {tuple(targets.shape)}, got {tuple(mask.shape)}"
+        )
+    if mask.device != targets.device:
+        raise ValueError(f"mask must be on the device of logits, {targets.device}, got {mask.device}")
+    keep = mask.reshape(-1)
+    if keep.dtype != torch.bool:
+        other = keep[(keep != 0) & (keep != 1)]
+        if len(other):
+            raise ValueError(f"mask must be bool or hold only 0 and 1, got {other[0].item()}")
+        keep = keep != 0
+    index = keep.nonzero().squeeze(1)
+    return None if len(index) == len(keep) else index
+
+
+def check_target_range(targets: Tensor, vocabulary: int) -> None:
+    """Refuse a taken token of a valid row that is not a column."""
+    if len(targets) == 0:
+        return
+    low, high = (int(bound) for bound in torch.aminmax(targets))
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"targets must be in 0..{vocabulary - 1} on valid tokens, got {low if low < 0 else high}"
+        )
+
+
+def row_temperature(
+    temperature: float | Tensor,
+    shape: tuple[int, ...],
+    index: Tensor | None,
+    *,
+    device: torch.device,
+    dtype: torch.dtype,
+) -> float | Tensor:
+    """Return the temperature as one float, or as one value per valid row."""
+    if not isinstance(temperature, Tensor):
+        value = float(temperature)
+        if not (math.isfinite(value) and value > 0):
+            raise ValueError(f"temperature must be finite and > 0, got {temperature}")
+        return value
+    if temperature.requires_grad:
+        raise ValueError(
+            "temperature must not require a gradient: token_stats does not compute one; detach it"
+        )
+    if temperature.dtype == torch.bool or temperature.is_complex():
+        raise ValueError(f"temperature must be a real number or tensor, got {temperature.dtype}")
+    try:
+        fits = torch.broadcast_shapes(temperature.shape, shape) == shape
+    except RuntimeError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"temperature must broadcast to the leading axes of logits, {tuple(shape)}, "
+            f"got {tuple(temperature.shape)}"
+        )
+    per_row = temperature.to(device=device, dtype=dtype).expand(shape).reshape(-1)
+    if index is not None:
+        per_row = per_row[index]
+    if len(per_row):
+        low, high = (float(bound) for bound in torch.aminmax(per_row))
+        if not (math.isfinite(high) and low > 0):
+            wrong = per_row[~(per_row.isfinite() & (per_row > 0))][0].item()
+            raise ValueError(f"temperature must be finite and > 0 on valid tokens, got {wrong}")
+    return per_row
