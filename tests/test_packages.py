@@ -1,0 +1,120 @@
+"""Every package has what the paper card promises: headings, claims, results, glossary and citation."""
+
+import json
+import re
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+from corollary.papers import Level, Paper, paper
+
+ROOT = Path(__file__).resolve().parents[1]
+SLUGS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+HEADINGS = [
+    "Claims",
+    "What it is",
+    "Install",
+    "Run it",
+    "Use it in your trainer",
+    "Method",
+    "Hyper-parameters",
+    "Metric glossary",
+    "Deviations from the paper and the official code",
+    "Limits",
+    "Cite",
+]
+
+pytestmark = pytest.mark.parametrize("slug", SLUGS)
+
+
+def readme(slug: str) -> str:
+    return (ROOT / "packages" / slug / "README.md").read_text(encoding="utf-8")
+
+
+def sections(text: str) -> dict[str, str]:
+    """The second-level sections of a Markdown text, code blocks left out of the search for headings."""
+    found: dict[str, str] = {}
+    title, fenced = "", False
+    for line in text.splitlines():
+        if line.lstrip().startswith("```"):
+            fenced = not fenced
+        if line.startswith("## ") and not fenced:
+            title = line.removeprefix("## ").strip()
+            found[title] = ""
+        elif title:
+            found[title] += line + "\n"
+    return found
+
+
+def installed(slug: str) -> Paper:
+    return paper(slug)
+
+
+def test_readme_has_the_fixed_headings_in_order_and_something_under_each(slug):
+    found = sections(readme(slug))
+    assert [title for title in found if title in HEADINGS] == HEADINGS
+    assert [title for title in HEADINGS if not found[title].strip()] == []
+
+
+def test_readme_starts_with_the_title_of_the_paper(slug):
+    first = readme(slug).lstrip().splitlines()[0]
+    assert first.startswith("# ")
+    assert installed(slug).title.casefold() in " ".join(readme(slug).split())[:1000].casefold()
+
+
+def test_use_in_a_trainer_is_shown_as_python(slug):
+    assert "```python" in sections(readme(slug))["Use it in your trainer"]
+
+
+def test_claims_table_is_generated(slug):
+    table = sections(readme(slug))["Claims"]
+    assert "<!-- generated:claims -->" in table
+    assert "<!-- /generated -->" in table
+    for claim in installed(slug).claims:
+        assert re.search(rf"\b{re.escape(claim.id)}\b", table), f"{claim.id} is missing from the table"
+
+
+def test_paper_has_claims_and_a_measured_one(slug):
+    assert any(claim.measure is not None for claim in installed(slug).claims)
+
+
+def test_every_measured_claim_has_a_recorded_result_that_names_it(slug):
+    results = ROOT / "packages" / slug / "results"
+    for claim in installed(slug).claims:
+        if claim.level is Level.PAPER:
+            continue
+        recorded = json.loads((results / f"{claim.id}.json").read_text(encoding="utf-8"))
+        assert isinstance(recorded, dict)
+        assert claim.id in recorded.values(), f"{claim.id}.json holds the result of another claim"
+
+
+def test_no_result_is_left_of_a_claim_that_is_gone(slug):
+    known = {claim.id for claim in installed(slug).claims}
+    recorded = {path.stem for path in (ROOT / "packages" / slug / "results").glob("*.json")}
+    assert recorded <= known
+
+
+def test_citation_names_the_paper(slug):
+    cited = installed(slug)
+    assert re.fullmatch(r"\d{4}\.\d{4,5}", cited.arxiv)
+    assert cited.arxiv in sections(readme(slug))["Cite"]
+    assert cited.arxiv in cited.bibtex
+    assert (
+        cited.title.casefold() in " ".join(cited.bibtex.replace("{", "").replace("}", "").split()).casefold()
+    )
+    assert f"corollary cite {slug}" in readme(slug)
+
+
+def test_every_metric_of_its_algorithms_is_in_the_glossary(slug):
+    glossary = sections(readme(slug))["Metric glossary"]
+    module = f"corollary_{slug.replace('-', '_')}"
+    for point in entry_points(group="corollary.algorithms"):
+        if point.module.partition(".")[0] == module:
+            missing = [name for name in point.load().metrics if f"`{name}`" not in glossary]
+            assert not missing, f"{point.name}: {missing}"
+
+
+def test_package_is_typed_and_has_tests_with_planted_bugs(slug):
+    folder = ROOT / "packages" / slug
+    assert (folder / "src" / f"corollary_{slug.replace('-', '_')}" / "py.typed").is_file()
+    assert (folder / "tests" / "test_planted_bugs.py").is_file()
