@@ -1,0 +1,160 @@
+"""The figures of the reproduction, drawn from the runs that the claims used."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from corollary.evaluation import mean_interval
+from corollary.papers import PlotInputs
+from corollary.rl.rlvr import read_metrics
+from corollary_entropy_dynamics.exact import finite_step
+from corollary_entropy_dynamics.experiments import SIGNS
+from corollary_entropy_dynamics.network import read_tokens
+from corollary_entropy_dynamics.scaled import WINDOW
+
+# Okabe and Ito's palette: distinguishable with the common colour blindnesses, and in grey by line style.
+STYLES = {
+    "grpo": ("GRPO", "#000000", "-"),
+    "clip-higher": ("clip-higher", "#E69F00", "--"),
+    "clip-b": ("Clip_B, mu 2.5", "#0072B2", "-"),
+    "clip-v": ("Clip_V, mu 2, no cap", "#009E73", "-."),
+    "mu=1.0": ("Clip_B, mu 1", "#56B4E9", "-"),
+    "mu=1.75": ("Clip_B, mu 1.75", "#0072B2", "--"),
+    "mu=2.5": ("Clip_B, mu 2.5", "#0072B2", "-"),
+    "A>0, D>0": ("A > 0, D > 0: predicted down", "#D55E00", "-"),
+    "A>0, D<0": ("A > 0, D < 0: predicted up", "#0072B2", "-"),
+    "A<0, D>0": ("A < 0, D > 0: predicted up", "#56B4E9", "--"),
+    "A<0, D<0": ("A < 0, D < 0: predicted down", "#E69F00", "--"),
+}
+
+Runs = Mapping[int, Mapping[str, Path]]
+"""Seed, then name of the run, to its folder."""
+
+
+def draw(inputs: PlotInputs) -> Sequence[Path]:
+    """Draw every figure whose runs are there; a reproduction of some claims draws some figures."""
+    figures: dict[str, Figure] = {}
+    if "C3" in inputs.results or "C3-network" in inputs.runs:
+        figures["predicted-and-measured"] = predicted_and_measured(inputs.runs.get("C3-network", {}))
+    if masking := inputs.runs.get("C6"):
+        figures["masking"] = masking_runs(masking)
+    if methods := inputs.runs.get("C8-entropy") or inputs.runs.get("C8-accuracy") or inputs.runs.get("C10"):
+        figures["methods"] = training_curves(methods, ("grpo", "clip-higher", "clip-b", "clip-v"))
+    if doses := inputs.runs.get("C9-training"):
+        figures["doses"] = training_curves(doses, ("mu=1.0", "mu=1.75", "mu=2.5"))
+    paths = []
+    for name, figure in figures.items():
+        figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)
+        path = inputs.out / f"{name}.png"
+        figure.savefig(path, dpi=130)
+        paths.append(path)
+    return paths
+
+
+def training_curves(runs: Runs, names: Sequence[str]) -> Figure:
+    """Entropy, reward, and entropy against reward, for each method."""
+    figure = Figure(figsize=(12, 3.8), layout="constrained")
+    figure.suptitle(f"digit-sum-running: mean of {len(runs)} seeds with 95 % intervals")
+    entropy, reward, trade = figure.subplots(1, 3)
+    for name in names:
+        label, colour, line = STYLES[name]
+        curves = {}
+        for axis, metric in ((entropy, "policy/entropy"), (reward, "reward/mean")):
+            curves[metric] = smoothed(runs, name, metric)
+            band(axis, curves[metric], label, colour, line)
+        trade.plot(
+            curves["reward/mean"].mean(1), curves["policy/entropy"].mean(1), color=colour, linestyle=line, label=label
+        )
+    entropy.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
+    reward.set(xlabel="rollout batch", ylabel="training reward")
+    trade.set(xlabel="training reward", ylabel="policy entropy [nats]", title="higher is better at equal reward")
+    trade.title.set_fontsize(9)
+    entropy.legend(frameon=False, fontsize=8)
+    return tidy(figure)
+
+
+def masking_runs(runs: Runs) -> Figure:
+    """Entropy of the four interventions."""
+    figure = Figure(figsize=(6.2, 4), layout="constrained")
+    figure.suptitle(f"Which tokens keep their gradient: {len(runs)} seeds, 95 % intervals")
+    axis = figure.subplots()
+    for name in SIGNS:
+        curve = pd.DataFrame({seed: read_metrics(names[name])["policy/entropy"] for seed, names in runs.items()})
+        band(axis, curve, *STYLES[name])
+    axis.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
+    axis.legend(frameon=False, fontsize=8)
+    return tidy(figure)
+
+
+def predicted_and_measured(runs: Runs) -> Figure:
+    """Theorem 3.3 for steps of the logits, and, if the runs are there, for steps of a network."""
+    figure = Figure(figsize=(12 if runs else 4.2, 4), layout="constrained")
+    figure.suptitle("Predicted and measured entropy change")
+    axes = np.atleast_1d(figure.subplots(1, 3 if runs else 1))
+    for alpha, colour in ((1.0, "#E69F00"), (0.1, "#0072B2"), (0.01, "#000000")):
+        predicted, measured = finite_step(alpha, seed=0, count=400)
+        axes[0].scatter(predicted / alpha, measured / alpha, s=5, color=colour, alpha=0.6, label=f"alpha = {alpha:g}")
+    diagonal(axes[0])
+    axes[0].set(xlabel="predicted dH / alpha [nats]", ylabel="measured dH / alpha [nats]", title="steps of the logits")
+    axes[0].legend(frameon=False, fontsize=8)
+    if runs:
+        seed, names = next(iter(runs.items()))
+        tokens = read_tokens(names["steps"])
+        axes[1].scatter(tokens["predicted"], tokens["measured"], s=8, color="#0072B2", alpha=0.6)
+        axes[1].axhline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes[1].axvline(0, color="0.8", linewidth=0.8, zorder=0)
+        axes[1].set(
+            xlabel="predicted: -D [nats per unit of logit step]",
+            ylabel="measured dH [nats]",
+            title=f"single-token SGD steps of the network (seed {seed})",
+        )
+        axes[1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
+        log = read_metrics(names["grpo"])
+        axes[2].scatter(
+            log["predicted/entropy_change"].iloc[:-1],
+            log["policy/entropy"].diff().iloc[1:],
+            s=8,
+            color="#009E73",
+            alpha=0.6,
+        )
+        axes[2].set(
+            xlabel="predicted: batch mean of -A D",
+            ylabel="change of batch entropy to the next step [nats]",
+            title=f"GRPO training steps, AdamW (seed {seed})",
+        )
+    for axis in axes:
+        axis.title.set_fontsize(9)
+    return tidy(figure)
+
+
+def smoothed(runs: Runs, name: str, metric: str) -> pd.DataFrame:
+    """The metric of each seed, smoothed, one column a seed."""
+    table = pd.DataFrame({seed: read_metrics(names[name])[metric] for seed, names in runs.items()})
+    return table.rolling(WINDOW, min_periods=1).mean()
+
+
+def band(axis: Axes, curves: pd.DataFrame, label: str, colour: str, line: str) -> None:
+    """Mean over the columns, with its interval where there are at least two."""
+    axis.plot(curves.index, curves.mean(1), color=colour, linestyle=line, label=label)
+    if curves.shape[1] > 1:
+        bounds = [mean_interval(row) for row in curves.to_numpy()]
+        axis.fill_between(
+            curves.index, [b.low for b in bounds], [b.high for b in bounds], color=colour, alpha=0.15, linewidth=0
+        )
+
+
+def diagonal(axis: Axes) -> None:
+    """The line on which prediction and measurement agree."""
+    low, high = axis.get_xlim()
+    axis.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=0)
+
+
+def tidy(figure: Figure) -> Figure:
+    """No box where no axis is."""
+    for axis in figure.axes:
+        axis.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,6 @@
+"""Small causal language models and their supervised warm start."""
+
+from corollary.models.small import SmallModel
+from corollary.models.warm_start import WarmStart
+
+__all__ = ["SmallModel", "WarmStart"]

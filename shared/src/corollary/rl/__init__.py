@@ -1,0 +1,51 @@
+"""Policy optimisation of language models: the GRPO family and its reference trainer."""
+
+from corollary.rl.advantages import group_advantages
+from corollary.rl.algorithm import (
+    GRPO,
+    Algorithm,
+    ClipHigher,
+    ClipHigherConfig,
+    GRPOConfig,
+    RolloutRequest,
+    algorithm_names,
+    make_algorithm,
+)
+from corollary.rl.batch import Batch, Rollouts
+from corollary.rl.losses import (
+    TRL_AGGREGATIONS,
+    ClipEvents,
+    aggregate,
+    aggregation_mode,
+    binary_mask,
+    clip_events,
+    clipped_surrogate,
+)
+from corollary.rl.scoring import score
+from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
+
+__all__ = [
+    "GRPO",
+    "METRICS",
+    "TRL_AGGREGATIONS",
+    "Algorithm",
+    "Batch",
+    "ClipEvents",
+    "ClipHigher",
+    "ClipHigherConfig",
+    "GRPOConfig",
+    "Rollouts",
+    "RolloutRequest",
+    "TrainConfig",
+    "Trainer",
+    "TrainingError",
+    "aggregate",
+    "aggregation_mode",
+    "algorithm_names",
+    "binary_mask",
+    "clip_events",
+    "clipped_surrogate",
+    "group_advantages",
+    "make_algorithm",
+    "score",
+]

@@ -1,0 +1,173 @@
+"""The policy-optimisation protocol, with GRPO as its base.
+
+A paper of the GRPO family is a subclass of `Algorithm` that overrides what the paper changes. The hooks follow the
+life of a batch::
+
+    rollouts -> advantages(rollouts)
+             -> prepare(batch)                 once per batch, statistics of the behaviour policy known
+             -> token_loss(batch, stats)       per micro-batch; the trainer aggregates and steps
+                update_metrics(batch, stats)   beside it, for the log
+             -> observe(metrics)               once per batch, after the last step on it
+
+and, before the updates, ``extra_rollouts(step)`` for a method that needs a second sample.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from corollary.kernels import TokenStats
+from corollary.rl.advantages import Scale, Singleton, group_advantages
+from corollary.rl.batch import Batch, Rollouts
+from corollary.rl.losses import clip_events, clipped_surrogate
+
+
+@dataclass(frozen=True, kw_only=True)
+class GRPOConfig:
+    """Hyper-parameters of GRPO, with the defaults of verl and Trinity-RFT."""
+
+    clip_low: float = 0.2
+    """Lower clip range of the ratio."""
+    clip_high: float = 0.2
+    """Upper clip range of the ratio."""
+    dual_clip: float | None = 3.0
+    """Dual-clip constant for negative advantages; None switches it off."""
+    aggregation: str = "token-mean"
+    """How token losses become one number: see `corollary.rl.aggregate`."""
+    advantage_scale: Scale = "group"
+    """What the centred rewards are divided by."""
+    advantage_eps: float = 1e-6
+    """Added to that standard deviation."""
+    singleton: Singleton = "raw"
+    """What a group of one response gets."""
+
+
+@dataclass(frozen=True)
+class RolloutRequest:
+    """A second sample that an algorithm wants before it trains on a batch."""
+
+    temperature: float
+    """Its sampling temperature."""
+    prompts: int
+    """How many of the step's prompts are sampled again, from the first; each ``group_size`` times."""
+
+
+class Algorithm:
+    """GRPO, and the base of every method of its family (arXiv:2402.03300).
+
+    Every hook is a function of tensors: nothing here knows of models or optimisers, so the same object drives the
+    reference trainer and the adapters to other frameworks.
+    """
+
+    name: ClassVar[str] = "grpo"
+    Config: ClassVar[type[GRPOConfig]] = GRPOConfig
+    behaviour_stats: ClassVar[frozenset[str]] = frozenset({"log_prob", "entropy"})
+    """The statistics that `prepare` needs at the behaviour policy (no gradient)."""
+    update_stats: ClassVar[frozenset[str]] = frozenset({"log_prob"})
+    """The statistics that `token_loss` needs at the policy being trained (with gradient)."""
+    metrics: ClassVar[Mapping[str, str]] = {}
+    """Glossary of the metrics that this method adds to the trainer's."""
+
+    def __init__(self, config: GRPOConfig | None = None) -> None:
+        if config is not None and not isinstance(config, self.Config):
+            raise TypeError(f"{type(self).__name__} takes a {self.Config.__name__}, got {type(config).__name__}")
+        self.config = config if config is not None else self.Config()
+
+    def advantages(self, rollouts: Rollouts) -> Tensor:
+        """The advantage of each response, ``(B,)``, or of each token, ``(B, T)``."""
+        c = self.config
+        return group_advantages(
+            rollouts.rewards, rollouts.group_ids, scale=c.advantage_scale, eps=c.advantage_eps, singleton=c.singleton
+        )
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Last change to the whole batch before the updates: masks, weights, mixing. GRPO changes nothing."""
+        return batch
+
+    def token_loss(self, batch: Batch, stats: TokenStats) -> Tensor:
+        """The loss of each token, ``(B, T)``, unreduced. ``stats`` holds `update_stats`, with gradient."""
+        c = self.config
+        return clipped_surrogate(
+            stats.log_prob,
+            batch.behaviour.log_prob,
+            batch.advantages,
+            clip_low=c.clip_low,
+            clip_high=c.clip_high,
+            dual_clip=c.dual_clip,
+        )
+
+    def update_metrics(self, batch: Batch, stats: TokenStats) -> dict[str, tuple[Tensor, Tensor]]:
+        """What to log of a micro-batch, as (sum, count); the trainer adds both up over the batch and divides."""
+        c = self.config
+        events = clip_events(
+            stats.log_prob.detach(),
+            batch.behaviour.log_prob,
+            batch.advantages,
+            clip_low=c.clip_low,
+            clip_high=c.clip_high,
+            dual_clip=c.dual_clip,
+        )
+        count = batch.mask.sum()
+        return {f"clip/{name}": ((event & batch.mask).sum(), count) for name, event in events._asdict().items()}
+
+    def extra_rollouts(self, step: int) -> RolloutRequest | None:
+        """The second sample that step ``step`` (from 0) needs; GRPO needs none."""
+        return None
+
+    def observe(self, metrics: Mapping[str, float]) -> None:
+        """The metrics of the step that just ended, for methods with a controller."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a resumed run must know of this object; empty for methods without state."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state_dict` gave."""
+        if state:
+            raise ValueError(f"{type(self).__name__} keeps no state, got {sorted(state)}")
+
+
+class GRPO(Algorithm):
+    """Group relative policy optimisation (arXiv:2402.03300), with the conventions of `GRPOConfig`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipHigherConfig(GRPOConfig):
+    """DAPO's clip range (arXiv:2503.14476, section 3.1)."""
+
+    clip_high: float = 0.28
+
+
+class ClipHigher(Algorithm):
+    """GRPO with DAPO's clip-higher: the upper clip range is wider than the lower."""
+
+    name = "clip-higher"
+    Config = ClipHigherConfig
+
+
+ENTRY_POINTS = "corollary.algorithms"
+
+
+def algorithm_names() -> list[str]:
+    """The algorithms that the installed packages offer."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+
+
+def make_algorithm(name: str, **options: Any) -> Algorithm:
+    """The installed algorithm ``name``, with ``options`` for the fields of its configuration.
+
+    Raises:
+        ValueError: no such algorithm, or an option that its configuration does not have.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        raise ValueError(f"unknown algorithm {name!r}; installed: {', '.join(sorted(found))}")
+    kind: type[Algorithm] = found[name].load()
+    known = kind.Config.__dataclass_fields__
+    for option in options:
+        if option not in known:
+            raise ValueError(f"{name} has no option {option!r}; it has: {', '.join(known)}")
+    return kind(kind.Config(**options))

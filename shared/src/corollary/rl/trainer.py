@@ -1,0 +1,339 @@
+"""The reference trainer: one process, one file, every step of policy optimisation in the order it happens.
+
+It is here to be read and trusted. Larger models are trained by the same `Algorithm` objects in TRL or verl.
+"""
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from corollary.kernels import TokenStats
+from corollary.rl.algorithm import Algorithm
+from corollary.rl.batch import Batch, Rollouts
+from corollary.rl.checkpoint import MetricsFile, load_checkpoint, save_checkpoint
+from corollary.rl.losses import aggregate, binary_mask
+from corollary.rl.scoring import score
+from corollary.rollout import sample_completions
+from corollary.tasks import Prompt, Task
+
+METRICS: dict[str, str] = {
+    "reward/mean": "Mean reward of the step's completions, before the update.",
+    "reward/mixed_groups": "Share of groups with at least two different rewards: the only ones with a gradient.",
+    "policy/entropy": "Mean entropy of the next-token distribution over the step's completion tokens, in nats, "
+    "at the training temperature and the behaviour policy.",
+    "policy/log_prob": "Mean log-probability of the sampled tokens, nats, likewise.",
+    "completion/length": "Mean number of tokens of a completion, the stop token included.",
+    "loss/kept": "Share of completion tokens that the algorithm left in the loss.",
+    "loss/policy": "Mean loss over the step's mini-batches.",
+    "grad/norm": "Mean gradient norm over the mini-batches, before clipping.",
+    "clip/high": "Share of tokens in the loss at which the upper clip stops the gradient (A > 0), over all mini-batches.",
+    "clip/low": "The same for the lower clip (A < 0).",
+    "clip/dual": "The same for the dual clip (A < 0).",
+}
+"""What the trainer logs each step; an algorithm's own metrics are in its ``metrics``."""
+
+
+class TrainingError(RuntimeError):
+    """Training cannot go on: a loss or a gradient is not finite."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How to train; what to optimise is the algorithm's configuration."""
+
+    steps: int = 100
+    """Rollout batches."""
+    prompts_per_step: int = 32
+    """Prompts of a rollout batch."""
+    group_size: int = 8
+    """Completions of each prompt."""
+    epochs: int = 1
+    """Passes over a rollout batch."""
+    mini_batches: int = 4
+    """Optimiser steps of a pass. With 1 (and one epoch) training is strictly on-policy and no ratio is ever clipped."""
+    micro_batch_size: int | None = None
+    """Completions per forward and backward pass; None for a whole mini-batch. It changes memory, not the result."""
+    learning_rate: float = 1e-6
+    """AdamW, constant."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    temperature: float = 1.0
+    """Sampling temperature."""
+    score_temperature: float | None = None
+    """Temperature of the log-probabilities and statistics that training uses; None for the sampling temperature."""
+    top_p: float = 1.0
+    """Nucleus sampling; 1 is off."""
+    checkpoint_every: int = 25
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "prompts_per_step", "group_size", "epochs", "mini_batches", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"micro_batch_size must be at least 1, or None, got {self.micro_batch_size}")
+        if self.mini_batches > self.prompts_per_step * self.group_size:
+            raise ValueError(
+                f"mini_batches must be at most the batch's {self.prompts_per_step * self.group_size} completions, "
+                f"got {self.mini_batches}"
+            )
+        for name in ("learning_rate", "max_grad_norm", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be finite and larger than 0, got {getattr(self, name)}")
+
+
+class Trainer:
+    """Trains a causal language model on a task with an algorithm of the GRPO family.
+
+    Args:
+        model: Any `transformers` causal language model, on its device. Dropout is switched off: a ratio of
+            probabilities under two dropout masks is no importance ratio.
+        task: Prompts and verifier.
+        algorithm: What to optimise.
+        config: How.
+        seed: Fixes prompts, sampling and mini-batches. The same seed, thread count and machine give the same numbers.
+        directory: Where ``metrics.jsonl``, ``timings.jsonl`` and ``checkpoint.pt`` go; None to keep nothing. If it
+            holds a checkpoint, training goes on from there, to the same numbers as if it had never stopped.
+        on_step: Called with the number of finished steps and the metrics of the last one.
+        backend: Of `corollary.kernels.token_stats`.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        algorithm: Algorithm,
+        config: TrainConfig,
+        *,
+        seed: int,
+        directory: Path | None = None,
+        on_step: Callable[[int, Mapping[str, float]], None] | None = None,
+        backend: str = "auto",
+    ) -> None:
+        self.model = model.eval()
+        self.task = task
+        self.algorithm = algorithm
+        self.config = config
+        self.seed = seed
+        self.directory = directory
+        self.on_step = on_step
+        self.backend = backend
+        self.device = next(model.parameters()).device
+        self.prompts = task.prompts("train")
+        self.optimizer = torch.optim.AdamW(
+            model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+        )
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.steps_done = 0
+        self.score_temperature = config.score_temperature or config.temperature
+        self._seconds: dict[str, float] = {}
+
+    def train(self) -> None:
+        """Run the remaining steps.
+
+        Raises:
+            TrainingError: a loss or gradient is not finite. The last checkpoint stays as it is.
+        """
+        checkpoint = self.directory / "checkpoint.pt" if self.directory else None
+        if checkpoint and checkpoint.exists():
+            self.load_state_dict(load_checkpoint(checkpoint, self.device))
+        with MetricsFile(self.directory, "metrics.jsonl", keep=self.steps_done) as metrics_file, MetricsFile(
+            self.directory, "timings.jsonl", keep=self.steps_done
+        ) as timings_file:
+            while self.steps_done < self.config.steps:
+                metrics = self.step()
+                metrics_file.append(metrics)
+                timings_file.append(self._seconds)
+                if checkpoint and (
+                    self.steps_done % self.config.checkpoint_every == 0 or self.steps_done == self.config.steps
+                ):
+                    metrics_file.sync()
+                    timings_file.sync()
+                    save_checkpoint(checkpoint, self.state_dict())
+                if self.on_step:
+                    self.on_step(self.steps_done, metrics)
+
+    def step(self) -> dict[str, float]:
+        """One rollout batch and the updates on it.
+
+        Returns:
+            The metrics of `METRICS` and of the algorithm.
+        """
+        self._seconds = {}
+        prompts = self._next_prompts()
+        batch = self._batch(prompts, self.config.temperature)
+        if request := self.algorithm.extra_rollouts(self.steps_done):
+            extra = self._batch(prompts[: request.prompts], request.temperature)
+            batch = replace(batch, extra=extra)
+        rollouts, before = batch.rollouts, batch.behaviour
+        metrics = {
+            "reward/mean": rollouts.rewards.double().mean().item(),
+            "reward/mixed_groups": _mixed_groups(rollouts),
+            "policy/entropy": _masked_mean(before.entropy, rollouts.completion_mask),
+            "policy/log_prob": _masked_mean(before.log_prob, rollouts.completion_mask),
+            "completion/length": rollouts.lengths.double().mean().item(),
+        }
+        batch = self.algorithm.prepare(batch)
+        binary_mask(batch.mask, batch.rollouts.completion_mask.shape)
+        metrics["loss/kept"] = (batch.mask.sum() / batch.rollouts.completion_mask.sum().clamp(min=1)).item()
+        metrics.update(batch.metrics)
+        with self._timed("update"):
+            metrics.update(self._update(batch))
+        self.algorithm.observe(metrics)
+        self.steps_done += 1
+        return metrics
+
+    def _next_prompts(self) -> list[Prompt]:
+        """The prompts of this step: passes over the training prompts, each in an order of its own."""
+        count, per_step = len(self.prompts), self.config.prompts_per_step
+        chosen = []
+        for position in range(self.steps_done * per_step, (self.steps_done + 1) * per_step):
+            epoch, index = divmod(position, count)
+            chosen.append(self.prompts[_epoch_order(count, self.seed, epoch)[index]])
+        return chosen
+
+    def _batch(self, prompts: Sequence[Prompt], temperature: float) -> Batch:
+        """Sample, verify, score at the behaviour policy, and compute advantages."""
+        repeated = [prompt for prompt in prompts for _ in range(self.config.group_size)]
+        with self._timed("rollout"):
+            samples = sample_completions(
+                self.model,
+                [prompt.tokens for prompt in repeated],
+                max_new_tokens=self.task.max_completion_length,
+                generator=self.generator,
+                pad_token=self.task.pad_token,
+                stop_token=self.task.stop_token,
+                temperature=temperature,
+                top_p=self.config.top_p,
+            )
+        with self._timed("reward"):
+            completions = [
+                row[:n] for row, n in zip(samples.completion_ids.tolist(), samples.completion_mask.sum(-1).tolist())
+            ]
+            rewards = [self.task.reward(prompt, tokens) for prompt, tokens in zip(repeated, completions, strict=True)]
+        rollouts = Rollouts(
+            prompt_ids=samples.prompt_ids,
+            prompt_mask=samples.prompt_mask,
+            completion_ids=samples.completion_ids,
+            completion_mask=samples.completion_mask,
+            sampling_log_probs=samples.log_probs,
+            rewards=torch.tensor(rewards, device=self.device),
+            group_ids=torch.arange(len(prompts), device=self.device).repeat_interleave(self.config.group_size),
+            temperature=temperature,
+        )
+        with self._timed("score"), torch.no_grad():
+            needed = self.algorithm.behaviour_stats | {"log_prob", "entropy"}
+            parts = [self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))]
+            behaviour = TokenStats(*(None if field[0] is None else torch.cat(field) for field in zip(*parts)))
+        advantages = self.algorithm.advantages(rollouts)
+        if advantages.ndim == 1:
+            advantages = advantages[:, None].expand_as(rollouts.completion_mask)
+        return Batch(
+            rollouts=rollouts,
+            advantages=advantages * rollouts.completion_mask,
+            behaviour=behaviour,
+            mask=rollouts.completion_mask,
+        )
+
+    def _update(self, batch: Batch) -> dict[str, float]:
+        """Every optimiser step on the batch."""
+        losses, norms = [], []
+        totals: dict[str, list[Tensor]] = defaultdict(lambda: [torch.zeros(()), torch.zeros(())])
+        for _ in range(self.config.epochs):
+            order = torch.randperm(len(batch), generator=self.generator, device=self.device)
+            for mini_batch in order.tensor_split(self.config.mini_batches):
+                loss, norm = self._optimiser_step(batch, mini_batch, totals)
+                losses.append(loss)
+                norms.append(norm)
+        means = {name: (total / count.clamp(min=1)).item() for name, (total, count) in totals.items()}
+        return {"loss/policy": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), **means}
+
+    def _optimiser_step(
+        self, batch: Batch, mini_batch: Tensor, totals: dict[str, list[Tensor]]
+    ) -> tuple[float, float]:
+        """One AdamW step on the rows ``mini_batch``, accumulated over micro-batches."""
+        # The normalisers are the mini-batch's, so that the micro-batches' losses add up to the mini-batch's loss.
+        kept = batch.mask[mini_batch].sum(-1)
+        token_count, sequence_count = float(kept.sum()), float((kept > 0).sum())
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = 0.0
+        for rows in self._micro_batches(mini_batch):
+            micro = batch.rows(rows)
+            stats = self._score(micro.rollouts, self.algorithm.update_stats)
+            micro_loss = aggregate(
+                self.algorithm.token_loss(micro, stats),
+                micro.mask,
+                self.algorithm.config.aggregation,
+                max_length=self.task.max_completion_length,
+                token_count=token_count,
+                sequence_count=sequence_count,
+            )
+            micro_loss.backward()
+            loss += micro_loss.item()
+            for name, (total, count) in self.algorithm.update_metrics(micro, stats).items():
+                totals[name][0] = totals[name][0] + total.double()
+                totals[name][1] = totals[name][1] + count.double()
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm).item()
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            last = self.directory / "checkpoint.pt" if self.directory else None
+            kept_checkpoint = f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written"
+            raise TrainingError(
+                f"step {self.steps_done}: the loss is {loss} and the gradient norm {norm}; training stopped before the "
+                f"update, {kept_checkpoint}"
+            )
+        self.optimizer.step()
+        return loss, norm
+
+    def _micro_batches(self, rows: Tensor) -> tuple[Tensor, ...]:
+        return rows.split(self.config.micro_batch_size or max(len(rows), 1))
+
+    def _score(self, rollouts: Rollouts, stats: frozenset[str]) -> TokenStats:
+        return score(self.model, rollouts, temperature=self.score_temperature, stats=stats, backend=self.backend)
+
+    @contextmanager
+    def _timed(self, phase: str):
+        start = time.perf_counter()
+        yield
+        name = f"time/{phase}_s"
+        self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, object]:
+        """All that a resumed run needs."""
+        return {
+            "steps_done": self.steps_done,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "generator": self.generator.get_state(),
+            "algorithm": self.algorithm.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, object]) -> None:
+        """Take back what `state_dict` gave."""
+        self.steps_done = state["steps_done"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.generator.set_state(state["generator"])
+        self.algorithm.load_state_dict(state["algorithm"])
+
+
+def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    return np.random.default_rng([seed, epoch]).permutation(count).tolist()
+
+
+def _masked_mean(values: Tensor, mask: Tensor) -> float:
+    return (values.double() * mask).sum().div(mask.sum().clamp(min=1)).item()
+
+
+def _mixed_groups(rollouts: Rollouts) -> float:
+    groups = rollouts.group_ids.unique()
+    mixed = [rollouts.rewards[rollouts.group_ids == g].unique().numel() > 1 for g in groups]
+    return sum(mixed) / len(groups)

@@ -1,0 +1,159 @@
+"""Batched sampling from a causal language model with a key-value cache."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class Samples(NamedTuple):
+    """What `sample_completions` gives: ``B`` prompts of up to ``P`` tokens, completions of up to ``T`` tokens."""
+
+    prompt_ids: Tensor
+    """``(B, P)``, int64, padded at the left."""
+    prompt_mask: Tensor
+    """``(B, P)``, bool."""
+    completion_ids: Tensor
+    """``(B, T)``, int64; ``pad_token`` after the stop token."""
+    completion_mask: Tensor
+    """``(B, T)``, bool: True up to and including the stop token."""
+    log_probs: Tensor
+    """``(B, T)``, float32, nats, at the sampling temperature; 0 on padding."""
+
+
+@torch.no_grad()
+def sample_completions(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    pad_token: int,
+    stop_token: int | None = None,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Samples:
+    r"""Sample one completion for each prompt.
+
+    Tokens are drawn from :math:`\mathrm{softmax}(z / \tau)`; the returned log-probabilities are those of that
+    distribution, before ``top_p`` cuts its tail, so that they agree with a forward pass at temperature ``tau``.
+
+    Args:
+        model: A `transformers` causal language model (anything that takes ``input_ids``, ``attention_mask``,
+            ``past_key_values`` and ``use_cache``). It is put in evaluation mode for the call.
+        prompts: Token ids of each prompt, at least one token each. Repeat a prompt to sample it more than once.
+        max_new_tokens: The longest completion.
+        generator: The only source of randomness, on the model's device. The same model, prompts and generator state
+            give the same tokens.
+        pad_token: The id written to padding; it may be any id, padding is recognised by the masks.
+        stop_token: The id that ends a completion, which it belongs to; ``None`` to run to ``max_new_tokens``.
+        temperature: :math:`\tau`, larger than 0.
+        top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1]; 1 is off. The draw is then
+            off-policy: identities over the policy's own samples hold at 1 only.
+
+    Returns:
+        Samples; ``T`` is the length of the longest completion of the batch.
+
+    Raises:
+        ValueError: an option is out of range, a prompt is empty, or the logits of a sequence that is still running
+            hold NaN.
+    """
+    if not temperature > 0 or temperature == float("inf"):
+        raise ValueError(f"temperature must be finite and larger than 0, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    device = next(model.parameters()).device
+    prompt_ids, prompt_mask = left_pad(prompts, pad_token, device=device)
+    was_training = model.training
+    model.eval()
+    try:
+        tokens, log_probs, mask = _decode(
+            model, prompt_ids, prompt_mask, max_new_tokens, generator, pad_token, stop_token, temperature, top_p
+        )
+    finally:
+        model.train(was_training)
+    return Samples(prompt_ids, prompt_mask, tokens, mask, log_probs)
+
+
+def left_pad(
+    prompts: Sequence[Sequence[int]], pad_token: int, *, device: torch.device | str = "cpu"
+) -> tuple[Tensor, Tensor]:
+    """Prompts of different lengths as ids and mask, ``(B, P)``, padded at the left.
+
+    Raises:
+        ValueError: there is no prompt, or one is empty.
+    """
+    lengths = [len(prompt) for prompt in prompts]
+    if not lengths or min(lengths) < 1:
+        raise ValueError(f"prompts must be non-empty lists of tokens, got lengths {lengths[:8]}")
+    width = max(lengths)
+    rows = [[pad_token] * (width - len(prompt)) + list(prompt) for prompt in prompts]
+    mask = [[False] * (width - n) + [True] * n for n in lengths]
+    return torch.tensor(rows, device=device), torch.tensor(mask, device=device)
+
+
+def positions(mask: Tensor) -> Tensor:
+    """Position ids of left-padded sequences: 0 at the first real token, ``(B, S)``."""
+    return (mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def accepts(model: nn.Module, argument: str) -> bool:
+    """Whether the model's ``forward`` names this argument; families differ (``position_ids``, ``logits_to_keep``)."""
+    return argument in inspect.signature(model.forward).parameters
+
+
+def _decode(
+    model: nn.Module,
+    prompt_ids: Tensor,
+    prompt_mask: Tensor,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    pad_token: int,
+    stop_token: int | None,
+    temperature: float,
+    top_p: float,
+) -> tuple[Tensor, Tensor, Tensor]:
+    takes_positions = accepts(model, "position_ids")
+    width = prompt_ids.shape[1]
+    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1).long()
+    position_ids = positions(attention)
+    running = prompt_mask.new_ones(len(prompt_ids))
+    inputs, seen, cache = prompt_ids, 0, None
+    tokens, log_probs, masks = [], [], []
+    for step in range(max_new_tokens):
+        arguments: dict[str, Any] = {"attention_mask": attention[:, : width + step], "use_cache": True}
+        if takes_positions:
+            arguments["position_ids"] = position_ids[:, seen : width + step]
+        output = model(input_ids=inputs, past_key_values=cache, **arguments)
+        cache, seen = output.past_key_values, width + step
+        log_p = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        token = _draw(log_p, running, top_p, generator)
+        token = torch.where(running, token, pad_token)
+        tokens.append(token)
+        log_probs.append(torch.where(running, log_p.gather(-1, token[:, None])[:, 0], 0.0))
+        masks.append(running)
+        if stop_token is not None:
+            running = running & (token != stop_token)
+            if not bool(running.any()):
+                break
+        inputs = token[:, None]
+    return torch.stack(tokens, 1), torch.stack(log_probs, 1), torch.stack(masks, 1)
+
+
+def _draw(log_p: Tensor, running: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
+    """One token of each row; every row draws, so that a row's end does not shift its neighbours' random numbers."""
+    p = log_p.exp()
+    broken = p.isnan().any(-1)
+    if bool((broken & running).any()):
+        raise ValueError(f"the model's logits hold NaN for {int((broken & running).sum())} sequence(s)")
+    p = torch.where(broken[:, None], 1.0, p)
+    if top_p < 1:
+        ordered, order = p.sort(dim=-1, descending=True)
+        # A token stays while the mass before it is below top_p: the set reaches top_p, and is never empty.
+        ordered = torch.where(ordered.cumsum(-1) - ordered < top_p, ordered, 0.0)
+        p = torch.zeros_like(p).scatter(-1, order, ordered)
+    return torch.multinomial(p, 1, generator=generator)[:, 0]
