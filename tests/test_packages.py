@@ -1,12 +1,12 @@
 """Every package has what the paper card promises: headings, claims, results, glossary and citation."""
 
-import json
 import re
 from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
-from corollary.papers import Level, Paper, paper
+from corollary.papers import Budget, Level, Paper, paper
+from corollary.reproduce import read_result
 
 ROOT = Path(__file__).resolve().parents[1]
 SLUGS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
@@ -78,14 +78,17 @@ def test_paper_has_claims_and_a_measured_one(slug):
     assert any(claim.measure is not None for claim in installed(slug).claims)
 
 
-def test_every_measured_claim_has_a_recorded_result_that_names_it(slug):
+def test_every_claim_has_the_result_of_a_full_run_with_its_present_gates(slug):
     results = ROOT / "packages" / slug / "results"
     for claim in installed(slug).claims:
         if claim.level is Level.PAPER:
             continue
-        recorded = json.loads((results / f"{claim.id}.json").read_text(encoding="utf-8"))
-        assert isinstance(recorded, dict)
-        assert claim.id in recorded.values(), f"{claim.id}.json holds the result of another claim"
+        recorded = read_result(results / f"{claim.id}.json")
+        assert (recorded.paper, recorded.claim) == (slug, claim.id)
+        assert recorded.budget is Budget.FULL
+        assert recorded.seeds == claim.seeds_for(Budget.FULL)
+        judged = [(finding.quantity, finding.above, finding.below) for finding in recorded.findings]
+        assert judged == [(gate.quantity, gate.above, gate.below) for gate in claim.gates], claim.id
 
 
 def test_no_result_is_left_of_a_claim_that_is_gone(slug):

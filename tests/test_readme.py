@@ -47,6 +47,8 @@ class Block(NamedTuple):
     code: str
     runs: bool
     """A line `<!-- runs -->` stands directly before it."""
+    source: str
+    """PATH, if the line `<!-- from PATH -->` does."""
 
 
 def blocks(page: Path, text: str) -> Iterator[Block]:
@@ -62,7 +64,8 @@ def blocks(page: Path, text: str) -> Iterator[Block]:
         code = "\n".join(inner[indent:] for inner in lines[start + 1 : number])
         before = lines[start - 1].strip() if start else ""
         language = lines[start].strip().removeprefix("```").strip()
-        yield Block(page, start + 1, language, code, before == "<!-- runs -->")
+        excerpt = re.fullmatch(r"<!-- from (\S+) -->", before)
+        yield Block(page, start + 1, language, code, before == "<!-- runs -->", excerpt[1] if excerpt else "")
         start = None
     assert start is None, f"{page}:{start}: a code block does not end"
 
@@ -98,7 +101,7 @@ def broken(page: Path, text: str) -> list[str]:
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
-        if not (path.is_relative_to(ROOT) and path.exists()):
+        if name and not (path.is_relative_to(ROOT) and path.exists()):
             found.append(target)
         elif anchor and path.suffix == ".md":
             there = path.read_text(encoding="utf-8") if name else text
@@ -133,8 +136,10 @@ def test_the_helpers_see_planted_mistakes():
     assert broken(page, text) == ["gone.md", "#nope", "x.png", "also-gone.md"]
     assert anchors(text) == {"a-b-c"}
     assert broken(page, "[out](../elsewhere.md) [web](https://example.org)") == ["../elsewhere.md"]
-    marked = list(blocks(page, "x\n<!-- runs -->\n```python\n1 / 0\n```\n\n```sh\nls\n```\n"))
-    assert [(b.language, b.code, b.runs) for b in marked] == [("python", "1 / 0", True), ("sh", "ls", False)]
+    marked = list(
+        blocks(page, "x\n<!-- runs -->\n```python\n1 / 0\n```\n\n<!-- from a/b.sh -->\n```sh\nls\n```\n")
+    )
+    assert [block[2:] for block in marked] == [("python", "1 / 0", True, ""), ("sh", "ls", False, "a/b.sh")]
     script = f"set -e\nstep 'tests' {TEST}  # all\ntime {REPRODUCE} \\\n  --out x 2>&1 | tee log\n"
     assert calls(script, TEST)
     assert calls(script, f"{REPRODUCE} --out x")
@@ -194,6 +199,18 @@ def test_every_python_block_marked_runs_does(block, tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "block",
+    [block for block in BLOCKS if block.source],
+    ids=lambda block: f"{name_of(block.page)}:{block.line}",
+)
+def test_every_excerpt_stands_in_the_file_it_names(block):
+    def lines(text: str) -> str:
+        return "\n".join(line.strip() for line in text.splitlines())
+
+    assert lines(block.code) in lines((ROOT / block.source).read_text(encoding="utf-8"))
 
 
 def test_the_readme_shows_code_that_runs():
