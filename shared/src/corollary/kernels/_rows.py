@@ -62,8 +62,7 @@ class Rows:
             yield Chunk(start, stop, self._gather(where), where)
 
     def offsets(self) -> Tensor:
-        """Distance of each valid row from the first element of ``logits``, shape ``(n,)``, int64, in
-        elements."""
+        """Distance of each valid row from the first element of ``logits``, in elements, shape ``(n,)``."""
         offsets = torch.zeros((), dtype=torch.int64, device=self.logits.device)
         for length, stride in zip(self.logits.shape[:-1], self.logits.stride()[:-1], strict=True):
             steps = torch.arange(length, dtype=torch.int64, device=self.logits.device) * stride
