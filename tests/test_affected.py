@@ -58,9 +58,7 @@ def workspace(tmp_path):
 def test_changed_files_affect_these_members(workspace, changed, members):
     result = script.affected(changed, root=workspace)
     assert list(result.members) == members
-    assert list(result.papers) == [
-        member.removeprefix("packages/") for member in members if member != "shared"
-    ]
+    assert list(result.papers) == [member.removeprefix("packages/") for member in members if member != "shared"]
 
 
 @pytest.mark.parametrize(

@@ -41,9 +41,7 @@ def imports(source: str) -> Iterator[Import]:
                 yield Import(name, node.lineno, eager)
         deferred = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
         for field, value in ast.iter_fields(node):
-            guarded = (
-                isinstance(node, ast.If) and field == "body" and "TYPE_CHECKING" in ast.unparse(node.test)
-            )
+            guarded = isinstance(node, ast.If) and field == "body" and "TYPE_CHECKING" in ast.unparse(node.test)
             for child in value if isinstance(value, list) else [value]:
                 if isinstance(child, ast.AST):
                     yield from walk(child, eager and not (deferred and field == "body") and not guarded)
@@ -146,8 +144,7 @@ def test_a_package_requires_a_range_of_core_versions_that_holds_the_present_one(
     bounds = dict(re.findall(r"(>=|<)\s*(\d+(?:\.\d+)*)", requirement))
     assert set(bounds) == {">=", "<"}, f"{requirement} must have a lower and an upper bound"
     low, high, present = (
-        tuple(map(int, version.split(".")))
-        for version in (bounds[">="], bounds["<"], project(CORE)["version"])
+        tuple(map(int, version.split("."))) for version in (bounds[">="], bounds["<"], project(CORE)["version"])
     )
     assert low <= present < high
 

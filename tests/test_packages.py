@@ -102,9 +102,7 @@ def test_citation_names_the_paper(slug):
     assert re.fullmatch(r"\d{4}\.\d{4,5}", cited.arxiv)
     assert cited.arxiv in sections(readme(slug))["Cite"]
     assert cited.arxiv in cited.bibtex
-    assert (
-        cited.title.casefold() in " ".join(cited.bibtex.replace("{", "").replace("}", "").split()).casefold()
-    )
+    assert cited.title.casefold() in " ".join(cited.bibtex.replace("{", "").replace("}", "").split()).casefold()
     assert f"corollary cite {slug}" in readme(slug)
 
 

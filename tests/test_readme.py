@@ -23,9 +23,7 @@ def pages() -> list[Path]:
     for folder, subfolders, files in os.walk(ROOT):
         # .github has pages; .venv, caches and the like belong to others.
         subfolders[:] = [
-            name
-            for name in subfolders
-            if name == ".github" or not (name.startswith(".") or name in UNSEARCHED)
+            name for name in subfolders if name == ".github" or not (name.startswith(".") or name in UNSEARCHED)
         ]
         found += [Path(folder, name) for name in files if name.endswith(".md")]
     return sorted(found)
@@ -136,9 +134,7 @@ def test_the_helpers_see_planted_mistakes():
     assert broken(page, text) == ["gone.md", "#nope", "x.png", "also-gone.md"]
     assert anchors(text) == {"a-b-c"}
     assert broken(page, "[out](../elsewhere.md) [web](https://example.org)") == ["../elsewhere.md"]
-    marked = list(
-        blocks(page, "x\n<!-- runs -->\n```python\n1 / 0\n```\n\n<!-- from a/b.sh -->\n```sh\nls\n```\n")
-    )
+    marked = list(blocks(page, "x\n<!-- runs -->\n```python\n1 / 0\n```\n\n<!-- from a/b.sh -->\n```sh\nls\n```\n"))
     assert [block[2:] for block in marked] == [("python", "1 / 0", True, ""), ("sh", "ls", False, "a/b.sh")]
     script = f"set -e\nstep 'tests' {TEST}  # all\ntime {REPRODUCE} \\\n  --out x 2>&1 | tee log\n"
     assert calls(script, TEST)
@@ -151,12 +147,8 @@ def test_the_helpers_see_planted_mistakes():
 @pytest.mark.parametrize("command", [REPRODUCE, TEST])
 @pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md"])
 def test_the_two_commands_are_shown(page, command):
-    shown = [
-        block for block in BLOCKS if block.page == ROOT / page and block.language in {"sh", "bash", "console"}
-    ]
-    lines = [
-        line.removeprefix("$ ").partition("  #")[0].strip() for b in shown for line in b.code.splitlines()
-    ]
+    shown = [block for block in BLOCKS if block.page == ROOT / page and block.language in {"sh", "bash", "console"}]
+    lines = [line.removeprefix("$ ").partition("  #")[0].strip() for b in shown for line in b.code.splitlines()]
     assert command in lines
 
 

@@ -27,9 +27,7 @@ pytestmark = [
 def run(*command: object, cwd: Path = ROOT) -> str:
     # Without these two, `uv pip` and the new interpreter would look at the environment that runs the tests.
     clean = {name: value for name, value in os.environ.items() if name not in {"VIRTUAL_ENV", "PYTHONPATH"}}
-    done = subprocess.run(
-        [str(c) for c in command], cwd=cwd, env=clean, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([str(c) for c in command], cwd=cwd, env=clean, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
@@ -73,9 +71,7 @@ def test_metadata_says_who_it_is_and_what_it_needs(wheels, name):
     assert len(header.get_payload()) > 200, "the README is missing or a stub"
     requirements = header.get_all("Requires-Dist") or []
     assert requirements
-    assert not [r for r in requirements if "file:" in r or "@" in r], (
-        "a path or address of this machine leaked"
-    )
+    assert not [r for r in requirements if "file:" in r or "@" in r], "a path or address of this machine leaked"
     if name != "corollary":
         (core,) = (r for r in requirements if re.match(r"corollary(\[|[<>=!~ ]|$)", r))
         assert ">=" in core

@@ -45,9 +45,7 @@ class Affected:
 
 def all_members(root: Path = ROOT) -> list[str]:
     """The core's folder, then the folder of every package."""
-    packages = sorted(
-        path.parent.relative_to(root).as_posix() for path in root.glob("packages/*/pyproject.toml")
-    )
+    packages = sorted(path.parent.relative_to(root).as_posix() for path in root.glob("packages/*/pyproject.toml"))
     return [CORE, *packages]
 
 

@@ -206,9 +206,7 @@ def _reduce(values: NDArray[np.float64], statistic: Statistic) -> NDArray[np.flo
     return np.mean(np.partition(values, (cut, n - cut - 1), axis=-1)[..., cut : n - cut], axis=-1)
 
 
-def _stratify(
-    values: NDArray[np.float64], strata: ArrayLike | None
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+def _stratify(values: NDArray[np.float64], strata: ArrayLike | None) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Return the values ordered by stratum, and the stratum 0, 1, ... of each."""
     if values.ndim == 2:
         if strata is not None:

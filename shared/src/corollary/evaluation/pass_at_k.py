@@ -55,8 +55,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> N
         n, c, k_ = np.broadcast_arrays(n, c, k_)
     except ValueError:
         raise ValueError(
-            "num_samples, num_correct and k must have shapes that broadcast, "
-            f"got {n.shape}, {c.shape} and {k_.shape}"
+            f"num_samples, num_correct and k must have shapes that broadcast, got {n.shape}, {c.shape} and {k_.shape}"
         ) from None
     _require(n >= 1, "num_samples must be >= 1", n)
     _require((c >= 0) & (c <= n), "num_correct must lie in [0, num_samples]", c)
@@ -73,9 +72,7 @@ def pass_at_k(num_samples: ArrayLike, num_correct: ArrayLike, k: ArrayLike) -> N
     return -np.expm1(log_failure)[()] + 0.0  # adding 0.0 turns -0.0 into 0.0
 
 
-def distinct_correct(
-    completions: Sequence[str | Sequence[int]] | NDArray[np.integer], correct: ArrayLike
-) -> int:
+def distinct_correct(completions: Sequence[str | Sequence[int]] | NDArray[np.integer], correct: ArrayLike) -> int:
     r"""Number of different correct completions among the samples of one problem.
 
     .. math:: \big|\{\, y_i : v_i = 1,\ i = 1..n \,\}\big|
