@@ -5,6 +5,7 @@ from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
+
 from corollary.papers import Budget, Level, Paper, paper
 from corollary.reproduce import read_result
 

@@ -2,11 +2,12 @@ import math
 
 import numpy as np
 import pytest
-from corollary.evaluation import Interval, bootstrap_interval, iqm, mean_interval, paired_bootstrap
-from corollary.evaluation import intervals as module
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+
+from corollary.evaluation import Interval, bootstrap_interval, iqm, mean_interval, paired_bootstrap
+from corollary.evaluation import intervals as module
 
 finite = st.floats(-1e6, 1e6)
 

@@ -3,9 +3,10 @@ from math import comb
 
 import numpy as np
 import pytest
-from corollary.evaluation import distinct_correct, pass_at_k
 from hypothesis import given
 from hypothesis import strategies as st
+
+from corollary.evaluation import distinct_correct, pass_at_k
 
 
 @st.composite
