@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from corollary.papers import PaperLoadError, paper, paper_slugs, paper_source, papers
 
 Install = Callable[..., Path]
@@ -10,7 +11,8 @@ Install = Callable[..., Path]
 CLAIMS = """
 from corollary.papers import Claim, Level, Paper
 PAPER = Paper(slug="{slug}", title="T", authors=("A",), arxiv="2601.00001", year=2026, url_code="",
-              bibtex="@a{{b}}", claims=(Claim(id="C1", statement="s", source="t", level=Level.PAPER, needs="a cluster"),))
+              bibtex="@a{{b}}",
+              claims=(Claim(id="C1", statement="s", source="t", level=Level.PAPER, needs="a cluster"),))
 """
 
 

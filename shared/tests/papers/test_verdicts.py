@@ -1,6 +1,7 @@
 import math
 
 import pytest
+
 from corollary.papers import Budget, Gate, Level, Verdict, worst
 
 ABOVE = Gate("gain", "gain", above=1.0)

@@ -3,6 +3,7 @@ from enum import StrEnum
 from typing import ClassVar
 
 import pytest
+
 from corollary.runs import Recipe, Run, with_requirements
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import pytest
+
 from corollary.runs import Recipe, Run, RunDirectory, RunError, RunStore, commit_of, write_atomically
 
 

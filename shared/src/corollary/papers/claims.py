@@ -79,9 +79,7 @@ class Claim:
             if not seeds or len(set(seeds)) != len(seeds):
                 raise ValueError(f"{self.id}: budget {budget} needs distinct seeds, got {seeds}")
         if self.level is Level.SCALED and len(self.seeds[Budget.FULL]) < MIN_SEEDS:
-            raise ValueError(
-                f"{self.id}: budget full needs at least {MIN_SEEDS} seeds, got {self.seeds[Budget.FULL]}"
-            )
+            raise ValueError(f"{self.id}: budget full needs at least {MIN_SEEDS} seeds, got {self.seeds[Budget.FULL]}")
 
     def seeds_for(self, budget: Budget) -> tuple[int, ...]:
         """The seeds that this claim is measured on."""
@@ -131,9 +129,7 @@ class Paper:
             raise ValueError(f"a slug must be lower-case words joined by hyphens, got {self.slug!r}")
         ids = [claim.id.casefold() for claim in self.claims]
         if not ids or len(set(ids)) != len(ids):
-            raise ValueError(
-                f"{self.slug}: claims need distinct ids, got {[claim.id for claim in self.claims]}"
-            )
+            raise ValueError(f"{self.slug}: claims need distinct ids, got {[claim.id for claim in self.claims]}")
 
     def claim(self, identifier: str) -> Claim:
         """The claim with this id, whose case does not matter.

@@ -64,9 +64,7 @@ def paper(slug: str) -> Paper:
         reason = " ".join(str(error).split())
         raise PaperLoadError(f"paper {slug!r} cannot be loaded: {type(error).__name__}: {reason}") from error
     if not isinstance(loaded, Paper):
-        raise PaperLoadError(
-            f"paper {slug!r} cannot be loaded: {entry.value} is no Paper but {type(loaded).__name__}"
-        )
+        raise PaperLoadError(f"paper {slug!r} cannot be loaded: {entry.value} is no Paper but {type(loaded).__name__}")
     if loaded.slug != slug:
         raise PaperLoadError(f"paper {slug!r} cannot be loaded: {entry.value} calls itself {loaded.slug!r}")
     return loaded

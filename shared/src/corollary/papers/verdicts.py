@@ -118,9 +118,7 @@ class Gate:
         if not self.quantity or not self.label:
             raise ValueError(f"a gate needs a quantity and a label, got {self.quantity!r} and {self.label!r}")
         if self.above is not None and self.below is not None:
-            raise ValueError(
-                f"gate {self.quantity!r} takes above or below, got both: {self.above}, {self.below}"
-            )
+            raise ValueError(f"gate {self.quantity!r} takes above or below, got both: {self.above}, {self.below}")
         for bound in (self.above, self.below):
             if bound is not None and not math.isfinite(bound):
                 raise ValueError(f"gate {self.quantity!r} needs a finite bound, got {bound}")

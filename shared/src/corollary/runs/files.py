@@ -4,6 +4,9 @@ import os
 import secrets
 from pathlib import Path
 
+TEMPORARIES = ".*.tmp"
+"""Pattern of the files that a killed process may leave behind."""
+
 
 def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
     """Replace `path` by a file with this content in one step.

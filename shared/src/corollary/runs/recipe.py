@@ -75,9 +75,7 @@ class Run:
         kind = type(self.recipe)
         if not isinstance(self.recipe, Recipe) or not _is_frozen_dataclass(self.recipe):
             raise TypeError(f"recipe must be a frozen dataclass derived from Recipe, got {kind.__name__}")
-        if not isinstance(getattr(kind, "name", None), str) or not isinstance(
-            getattr(kind, "version", None), int
-        ):
+        if not isinstance(getattr(kind, "name", None), str) or not isinstance(getattr(kind, "version", None), int):
             raise TypeError(f"{kind.__name__} must set the class variables name: str and version: int")
         _ = self.key  # a field without canonical form is reported here, not in a worker
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from corollary.runs.environment import commit_of, describe_environment
-from corollary.runs.files import write_atomically
+from corollary.runs.files import TEMPORARIES, write_atomically
 from corollary.runs.recipe import Run, canonical_config
 
 DONE = "done.json"
@@ -187,6 +187,26 @@ class RunStore:
         """The last report of a run that has begun, or `None`."""
         return _read_progress(self.path(run))
 
+    def find(self, run: Run) -> RunRecord | None:
+        """The record of the run if it is complete, otherwise `None`.
+
+        A record that cannot be read is moved aside with a warning, unless another process is at work there.
+        """
+        try:
+            return self._read(run)
+        except ValueError:
+            pass
+        with contextlib.suppress(Timeout), self._lock(self.path(run), timeout_s=0):
+            return self._readable(run)
+        return None
+
+    def sweep(self, run: Run) -> None:
+        """Remove the temporary files of processes that were killed, unless one is at work there now."""
+        path = self.path(run)
+        if path.is_dir():
+            with contextlib.suppress(Timeout), self._lock(path, timeout_s=0):
+                _remove_temporaries(path)
+
     def execute(self, run: Run) -> RunRecord:
         """Complete the run, unless it is complete already, and return its record.
 
@@ -197,9 +217,10 @@ class RunStore:
             RunError: A required run cannot be completed.
             OSError: The store cannot be written.
         """
-        record = self._readable(run)
-        if record is not None:
-            return record
+        with contextlib.suppress(ValueError):
+            record = self._read(run)
+            if record is not None:
+                return record
         for required in run.requires():
             self.execute(required)
         path = self.path(run)
@@ -227,6 +248,7 @@ class RunStore:
             shutil.rmtree(replaced, ignore_errors=True)
 
     def _train(self, run: Run, path: Path) -> RunRecord:
+        _remove_temporaries(path)
         earlier = _read_progress(path)
         started = earlier.started if earlier is not None and earlier.started else _now()
         directory = RunDirectory(path, self, earlier.seconds if earlier is not None else 0.0, started)
@@ -277,9 +299,9 @@ class RunStore:
             )
             return None
 
-    def _lock(self, path: Path) -> FileLock:
+    def _lock(self, path: Path, *, timeout_s: float = -1) -> FileLock:
         # Beside the folder, not in it: the folder may be replaced while the lock is held.
-        return FileLock(f"{path}.lock", timeout=-1, poll_interval=LOCK_POLL_S)
+        return FileLock(f"{path}.lock", timeout=timeout_s, poll_interval=LOCK_POLL_S)
 
 
 def _read_progress(path: Path) -> Progress | None:
@@ -300,6 +322,11 @@ def _commit(run: Run) -> str | None:
     """The commit of the checkout that the recipe's code came from."""
     source = getattr(sys.modules.get(type(run.recipe).__module__), "__file__", None)
     return commit_of(Path(source).parent) if source else None
+
+
+def _remove_temporaries(path: Path) -> None:
+    for temporary in path.rglob(TEMPORARIES):
+        temporary.unlink(missing_ok=True)
 
 
 def _unused(path: Path) -> Path:

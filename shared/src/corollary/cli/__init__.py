@@ -1,0 +1,5 @@
+"""The `corollary` command."""
+
+from corollary.cli.main import main
+
+__all__ = ["main"]

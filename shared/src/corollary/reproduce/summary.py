@@ -1,0 +1,146 @@
+"""The last thing a reproduction prints: a table per level, claim by claim, and the counts of verdicts."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from corollary.papers import Finding, Level, Verdict
+from corollary.reproduce.display import STYLES
+from corollary.reproduce.numbers import format_bound, format_measured, format_seconds
+from corollary.reproduce.results import ClaimResult
+
+CAPTION = "Seconds: the measurement plus its training runs as recorded; a run that claims share counts in each."
+
+
+MAX_WIDTH = 120
+MIN_WIDTH = 100
+"""Width of tables in files and pipes, where nobody says how wide they may be."""
+
+
+def wide_enough(console: Console) -> Console:
+    """The console, made at least 100 columns wide when it is no terminal."""
+    if not console.is_terminal:
+        console.width = max(console.width, MIN_WIDTH)
+    return console
+
+
+def print_summary(results: Sequence[ClaimResult], console: Console) -> None:
+    """Print a table for each level that occurs, all with the same columns, and count the verdicts."""
+    widths = column_widths(results, min(console.width, MAX_WIDTH))
+    for level in Level:
+        of_level = [result for result in results if result.level is level]
+        if of_level:
+            console.print()
+            console.print(Text(table_title(of_level, level), style="bold"))
+            console.print(summary_table(of_level, level, widths))
+    if any(result.level is not Level.EXACT for result in results):
+        console.print(Text(CAPTION, style="dim"))
+        console.print()
+    console.print(Text.assemble(*_counted(results)))
+
+
+def column_widths(results: Sequence[ClaimResult], total: int) -> dict[str, int]:
+    """Widths for all tables of a summary; what the other columns leave is the claim's."""
+    measured = [len(_ours(result)) for result in results if result.findings]
+    measured += [len(format_measured(item, result.level)) for result in results for item in result.findings]
+    widths = {
+        "paper": min(20, max([5, *(len(result.reference) for result in results)])),
+        "ours": min(34, max([18, *measured])),
+        "verdict": max(len(verdict) for verdict in Verdict),
+        "seconds": len("seconds"),
+    }
+    widths["claim"] = max(20, total - sum(widths.values()) - 2 * len(widths))
+    return widths
+
+
+def summary_table(results: Sequence[ClaimResult], level: Level, widths: Mapping[str, int]) -> Table:
+    """The table "claim | paper | ours [95 % CI] | verdict | seconds" of one level."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("claim", overflow="fold", width=widths["claim"])
+    table.add_column("paper", overflow="fold", width=widths["paper"])
+    table.add_column(
+        "ours (worst case)" if level is Level.EXACT else "ours [95 % CI]", overflow="fold", width=widths["ours"]
+    )
+    table.add_column("verdict", no_wrap=True, width=widths["verdict"])
+    table.add_column("seconds", no_wrap=True, justify="right", width=widths["seconds"])
+    indent = max(len(result.claim) for result in results) + 2
+    for result in results:
+        _add_rows(table, result, indent)
+        table.add_section()
+    return table
+
+
+def table_title(results: Sequence[ClaimResult], level: Level) -> str:
+    """Level, budget and seeds, for example `scaled claims, budget full, 5 seeds (0, 1, 2, 3, 4)`."""
+    budgets = "/".join(dict.fromkeys(result.budget.value for result in results))
+    if level is Level.EXACT:
+        return f"exact claims, budget {budgets}"
+    return f"{level.value} claims, budget {budgets}{describe_seeds(results)}"
+
+
+def describe_seeds(results: Iterable[ClaimResult]) -> str:
+    """The seeds of several results: the list when they agree, otherwise how many; empty if there are none."""
+    used = {result.seeds for result in results if result.seeds}
+    if not used:
+        return ""
+    if len(used) == 1:
+        seeds = next(iter(used))
+        word = "seed" if len(seeds) == 1 else f"{len(seeds)} seeds:"
+        return f", {word} {', '.join(map(str, seeds))}"
+    counts = sorted(len(seeds) for seeds in used)
+    return f", {counts[0]} to {counts[-1]} seeds" if counts[0] != counts[-1] else f", {counts[0]} seeds per claim"
+
+
+def count_verdicts(results: Iterable[ClaimResult]) -> list[tuple[Verdict, int]]:
+    """How often each verdict occurs, in the order of the definition, without zeros."""
+    counts = Counter(result.verdict for result in results)
+    return [(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]]
+
+
+def _counted(results: Sequence[ClaimResult]) -> list[tuple[str, str]]:
+    parts: list[tuple[str, str]] = [(f"{len(results)} claims: ", "bold")]
+    for index, (verdict, count) in enumerate(count_verdicts(results)):
+        parts += [(", ", "")] * bool(index) + [(f"{count} {verdict.value}", STYLES[verdict])]
+    return parts
+
+
+def _ours(result: ClaimResult) -> str:
+    """What the row of the claim itself says; several gates have rows of their own."""
+    if result.error is not None:
+        return result.error
+    if result.verdict is Verdict.NOT_RUN:
+        return f"needs {result.needs}" if result.needs else ""
+    return format_measured(result.findings[0], result.level) if len(result.findings) == 1 else ""
+
+
+def _add_rows(table: Table, result: ClaimResult, indent: int) -> None:
+    verdict = Text(result.verdict.value, style=STYLES[result.verdict])
+    ours = Text(_ours(result), style="red" if result.error else "dim" if result.verdict is Verdict.NOT_RUN else "")
+    seconds = format_seconds(result.seconds) if result.findings else ""
+    rows = [(Text(result.claim, style="bold"), Text(result.statement))]
+    if len(result.findings) == 1:
+        rows.append((Text(), Text(_labelled(result.findings[0], result), style="dim")))
+    table.add_row(_hanging(rows, indent), Text(result.reference), ours, verdict, seconds)
+    for finding in result.findings if len(result.findings) > 1 else ():
+        own = Text(finding.verdict.value, style=STYLES[finding.verdict]) if finding.verdict else Text("-")
+        label = Text(_labelled(finding, result), style="dim")
+        table.add_row(_hanging([(Text(), label)], indent), "", Text(format_measured(finding, result.level)), own, "")
+
+
+def _hanging(rows: Sequence[tuple[Text, Text]], indent: int) -> Table:
+    """The id, and beside it text that keeps its left edge when it wraps."""
+    grid = Table.grid()
+    grid.add_column(width=indent, no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, text in rows:
+        grid.add_row(name, text)
+    return grid
+
+
+def _labelled(finding: Finding, result: ClaimResult) -> str:
+    bound = format_bound(finding, result.level)
+    return f"{finding.label} {bound}" if bound else f"{finding.label} (reported)"
