@@ -108,10 +108,10 @@ def _sum_rows(
     mean_shift = (u * e).sum(-1) / total if mean or spread else None
     sum_p2 = (e * e).sum(-1) / (total * total) if second else None
     sum_p2_log_p = None
-    if second_log:
+    if second_log and sum_p2 is not None:
         sum_p2_log_p = (u * e * e).sum(-1) / (total * total) - log_sum * sum_p2
     varentropy = None
-    if spread:
+    if spread and mean_shift is not None:
         varentropy = ((u - mean_shift.unsqueeze(-1)).square() * e).sum(-1) / total
     return row_max.squeeze(-1), log_sum, target_u - log_sum, mean_shift, sum_p2, sum_p2_log_p, varentropy
 

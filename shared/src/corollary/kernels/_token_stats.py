@@ -47,6 +47,20 @@ class TokenStats(NamedTuple):
     log_z: Tensor | None = None
     r""":math:`\log \sum_j e^{z_j/\tau}`, always present, without a gradient."""
 
+    def required(self, *names: str) -> tuple[Tensor, ...]:
+        """The named statistics, for code that cannot do without them.
+
+        Raises:
+            ValueError: one was not computed; the message names it and what is there.
+        """
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing:
+            present = [name for name in self._fields if getattr(self, name) is not None]
+            raise ValueError(
+                f"needed the token statistics {', '.join(names)}; missing {', '.join(missing)}, got {present}"
+            )
+        return tuple(getattr(self, name) for name in names)
+
 
 STATISTICS: tuple[str, ...] = ("log_prob", "entropy", "sum_p2", "sum_p2_log_p", "varentropy")
 """The names that ``stats`` accepts."""

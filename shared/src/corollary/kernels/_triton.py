@@ -197,15 +197,14 @@ class TritonBackend:
             # A kernel argument must be a tensor: the row maximum stands in for what is not written.
             outputs = [sums[0] if field is None else field for field in sums]
             temperature, stride = _temperature(rows)
+            arguments: list[Any] = [
+                *(source.logits, source.offsets(), rows.targets, temperature, stride),
+                *outputs,
+                rows.vocabulary,
+            ]
             with _on(device):
                 _forward_kernel[(rows.count,)](
-                    source.logits,
-                    source.offsets(),
-                    rows.targets,
-                    temperature,
-                    stride,
-                    *outputs,
-                    rows.vocabulary,
+                    *arguments,
                     **self._constants(rows, MEAN=mean, SECOND=second, SECOND_LOG=second_log, SPREAD=spread),
                 )
         return RowSums(*sums), ()  # ty: ignore[invalid-argument-type]
@@ -232,20 +231,14 @@ class TritonBackend:
         source = _with_unit_column_stride(rows)
         temperature, stride = _temperature(rows)
         present = {name.upper(): c is not None for name, c in coefficients._asdict().items() if name != "a0"}
+        arguments: list[Any] = [
+            *(source.logits, source.offsets(), gradient, places * gradient.stride(0)),
+            *(rows.targets, temperature, stride, sums.row_max),
+            *(coefficients.a0 if c is None else c.contiguous() for c in coefficients),
+            rows.vocabulary,
+        ]
         with _on(device):
-            _backward_kernel[(rows.count,)](
-                source.logits,
-                source.offsets(),
-                gradient,
-                places * gradient.stride(0),
-                rows.targets,
-                temperature,
-                stride,
-                sums.row_max,
-                *(coefficients.a0 if c is None else c.contiguous() for c in coefficients),
-                rows.vocabulary,
-                **self._constants(rows, **present),
-            )
+            _backward_kernel[(rows.count,)](*arguments, **self._constants(rows, **present))
 
     def _constants(self, rows: Rows, **flags: bool) -> dict[str, Any]:
         block = self.block or min(MAX_BLOCK, triton.next_power_of_2(rows.vocabulary))

@@ -49,9 +49,7 @@ def valid_rows(mask: Tensor | None, targets: Tensor) -> Tensor | None:
     if not isinstance(mask, Tensor):
         raise ValueError(f"mask must be a tensor or None, got {type(mask).__name__}")
     if mask.shape != targets.shape:
-        raise ValueError(
-            f"mask must have the shape of targets, {tuple(targets.shape)}, got {tuple(mask.shape)}"
-        )
+        raise ValueError(f"mask must have the shape of targets, {tuple(targets.shape)}, got {tuple(mask.shape)}")
     if mask.device != targets.device:
         raise ValueError(f"mask must be on the device of logits, {targets.device}, got {mask.device}")
     keep = mask.reshape(-1)
@@ -70,9 +68,7 @@ def check_target_range(targets: Tensor, vocabulary: int) -> None:
         return
     low, high = (int(bound) for bound in torch.aminmax(targets))
     if low < 0 or high >= vocabulary:
-        raise ValueError(
-            f"targets must be in 0..{vocabulary - 1} on valid tokens, got {low if low < 0 else high}"
-        )
+        raise ValueError(f"targets must be in 0..{vocabulary - 1} on valid tokens, got {low if low < 0 else high}")
 
 
 def row_temperature(
@@ -90,9 +86,7 @@ def row_temperature(
             raise ValueError(f"temperature must be finite and > 0, got {temperature}")
         return value
     if temperature.requires_grad:
-        raise ValueError(
-            "temperature must not require a gradient: token_stats does not compute one; detach it"
-        )
+        raise ValueError("temperature must not require a gradient: token_stats does not compute one; detach it")
     if temperature.dtype == torch.bool or temperature.is_complex():
         raise ValueError(f"temperature must be a real number or tensor, got {temperature.dtype}")
     try:
@@ -101,8 +95,7 @@ def row_temperature(
         fits = False
     if not fits:
         raise ValueError(
-            f"temperature must broadcast to the leading axes of logits, {tuple(shape)}, "
-            f"got {tuple(temperature.shape)}"
+            f"temperature must broadcast to the leading axes of logits, {tuple(shape)}, got {tuple(temperature.shape)}"
         )
     per_row = temperature.to(device=device, dtype=dtype).expand(shape).reshape(-1)
     if index is not None:
