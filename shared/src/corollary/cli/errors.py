@@ -14,4 +14,6 @@ def as_usage_error(*kinds: type[Exception]) -> Generator[None, None, None]:
     try:
         yield
     except kinds as error:
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            raise UsageError(f"{error.filename}: {error.strerror}") from error
         raise UsageError(str(error)) from error

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from corollary.papers import Finding, Level, Verdict
+from corollary.papers import Budget, Finding, Level, Verdict
 from corollary.reproduce.display import STYLES
 from corollary.reproduce.numbers import format_bound, format_measured, format_seconds
 from corollary.reproduce.results import ClaimResult
@@ -41,6 +41,11 @@ def print_summary(results: Sequence[ClaimResult], console: Console) -> None:
         console.print(Text(CAPTION, style="dim"))
         console.print()
     console.print(Text.assemble(*_counted(results)))
+    few = [result for result in results if result.verdict is Verdict.NO_VERDICT]
+    if any(result.budget is not Budget.FULL for result in few):
+        ids = ", ".join(result.claim for result in few)
+        hint = f"No verdict on {ids}: budget {few[0].budget} has too few seeds for one; --budget full has enough."
+        console.print(Text(hint, style="dim"), soft_wrap=True)
 
 
 def column_widths(results: Sequence[ClaimResult], total: int) -> dict[str, int]:
@@ -59,7 +64,7 @@ def column_widths(results: Sequence[ClaimResult], total: int) -> dict[str, int]:
 
 def summary_table(results: Sequence[ClaimResult], level: Level, widths: Mapping[str, int]) -> Table:
     """The table "claim | paper | ours [95 % CI] | verdict | seconds" of one level."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     table.add_column("claim", overflow="fold", width=widths["claim"])
     table.add_column("paper", overflow="fold", width=widths["paper"])
     table.add_column(
@@ -79,7 +84,8 @@ def table_title(results: Sequence[ClaimResult], level: Level) -> str:
     budgets = "/".join(dict.fromkeys(result.budget.value for result in results))
     if level is Level.EXACT:
         return f"exact claims, budget {budgets}"
-    return f"{level.value} claims, budget {budgets}{describe_seeds(results)}"
+    kind = "paper-scale" if level is Level.PAPER else level.value
+    return f"{kind} claims, budget {budgets}{describe_seeds(results)}"
 
 
 def describe_seeds(results: Iterable[ClaimResult]) -> str:

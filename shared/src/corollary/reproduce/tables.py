@@ -177,11 +177,10 @@ def _provenance(result: ClaimResult) -> str:
     machine = result.machine
     memory = f"{machine['memory_gib']} GiB" if machine.get("memory_gib") else "memory unknown"
     versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    return (
-        f"budget {result.budget}{seeds}; {commit}; {result.date[:10]}; {_cell(str(machine.get('cpu', 'CPU unknown')))}, "
-        f"{machine.get('cores', '?')} cores, {memory}, {machine.get('gpu') or 'no GPU'}, {machine.get('system', '?')}; "
-        f"{versions}"
-    )
+    hardware = [machine.get("cpu", "CPU unknown"), f"{machine.get('cores', '?')} cores", memory]
+    hardware += [machine.get("gpu") or "no GPU", machine.get("system", "system unknown")]
+    described = _cell(", ".join(map(str, hardware)))
+    return f"budget {result.budget}{seeds}; {commit}; {result.date[:10]}; {described}; {versions}"
 
 
 def _short(commit: str) -> str:
