@@ -5,6 +5,7 @@ from itertools import combinations
 import pytest
 import torch
 from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
 
 import corollary.kernels._torch as torch_backend
 from corollary.kernels import STATISTICS, token_stats
@@ -218,3 +219,30 @@ def test_a_changed_logit_is_noticed_before_a_wrong_gradient_is_made(problem) -> 
     logits.add_(1.0)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         entropy.backward()
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+@pytest.mark.parametrize("masked", [False, True])
+def test_results_may_be_changed_in_place(name: str, masked: bool, problem) -> None:
+    logits, targets = problem(6, 9)
+    logits.requires_grad_()
+    mask = torch.tensor([1, 0, 1, 1, 1, 1]) if masked else None
+    gradients = []
+    for inplace in (False, True):
+        stats = token_stats(logits, targets, stats=STATISTICS, mask=mask)
+        field = getattr(stats, name)
+        doubled = field.mul_(2.0) if inplace else field * 2.0
+        total = doubled.sum() + sum(other.sum() for other in stats[:5] if other is not field)
+        gradients.append(torch.autograd.grad(total, logits)[0])
+    assert torch.equal(*gradients)
+
+
+def test_a_kept_loss_does_not_keep_the_logits_alive(problem) -> None:
+    weights, targets = problem(6, 9)
+    logits = weights.requires_grad_() * 1.0
+    memory = StorageWeakRef(logits.untyped_storage())
+    loss = token_stats(logits, targets).entropy.sum()
+    loss.backward()
+    del logits
+    assert memory.expired()
+    assert loss.grad_fn is not None

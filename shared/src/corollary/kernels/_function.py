@@ -88,10 +88,17 @@ def outputs_of(rows: Rows, sums: RowSums, stats: Sequence[str]) -> tuple[Tensor,
     """Return the requested statistics and then ``log_z``, each in the targets' shape, 0 on masked rows."""
     columns = [_statistic(sums, name) for name in stats]
     columns.append(sums.row_max / rows.temperature + sums.log_sum)
+    return tuple(_in_shape(rows, column) for column in columns)
+
+
+def _in_shape(rows: Rows, column: Tensor) -> Tensor:
+    # Never a view: the caller may then change a result in place, and what the backward pass needs is its own.
     shape = rows.logits.shape[:-1]
     if rows.index is None:
-        return tuple(column.view(shape) for column in columns)
-    return tuple(column.new_zeros(rows.total).index_copy_(0, rows.index, column).view(shape) for column in columns)
+        return column.view(shape).clone()
+    result = column.new_zeros(shape)
+    result.view(-1)[rows.index] = column
+    return result
 
 
 def _statistic(sums: RowSums, name: str) -> Tensor:
@@ -118,9 +125,10 @@ class TokenStatsFunction(torch.autograd.Function):
         outputs = outputs_of(rows, sums, stats)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(outputs[-1])
-        # `rows` holds the logits' memory as well; only the saved tensor notices that it was overwritten.
-        ctx.save_for_backward(logits)
-        ctx.rows, ctx.sums, ctx.kept, ctx.stats = rows, sums, kept, stats
+        # All through autograd, which lets go of them after the backward pass (the outputs may live on) and
+        # notices when one of them was overwritten. Hence not `rows`, which holds the logits' memory.
+        ctx.save_for_backward(logits, *sums, *kept)
+        ctx.stats, ctx.rest = stats, (rows.targets, rows.temperature, rows.index)
         ctx.backend, ctx.impossible, ctx.inplace = backend, impossible, inplace_backward
         return outputs
 
@@ -128,8 +136,9 @@ class TokenStatsFunction(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         """Evaluate the analytic gradient; only the terms of outputs that received a gradient are computed."""
-        (logits,) = ctx.saved_tensors
-        rows: Rows = ctx.rows
+        logits, *saved = ctx.saved_tensors
+        sums, kept = RowSums(*saved[: len(RowSums._fields)]), saved[len(RowSums._fields) :]
+        rows = Rows.of(logits, *ctx.rest)
         arrived = {
             name: gradient if rows.index is None else gradient.reshape(-1)[rows.index]
             for name, gradient in zip(ctx.stats, gradients, strict=False)
@@ -148,8 +157,8 @@ class TokenStatsFunction(torch.autograd.Function):
         else:
             make = torch.empty if rows.index is None else torch.zeros
             gradient = make(rows.total, rows.vocabulary, dtype=logits.dtype, device=logits.device)
-        coefficients = row_coefficients(rows, ctx.sums, arrived, impossible=ctx.impossible)
-        ctx.backend.backward(rows, ctx.sums, coefficients, gradient, ctx.kept)
+        coefficients = row_coefficients(rows, sums, arrived, impossible=ctx.impossible)
+        ctx.backend.backward(rows, sums, coefficients, gradient, kept)
         return gradient.view(logits.shape), None, None, None, None
 
 

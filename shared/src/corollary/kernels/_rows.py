@@ -22,6 +22,11 @@ class Chunk(NamedTuple):
     """The rows' places among all ``N`` flattened rows."""
 
 
+def compute_dtype(logits: Tensor) -> torch.dtype:
+    """Return float64 for float64 logits, else float32."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The valid rows of a problem: ``n`` rows out of ``N``, in their order."""
@@ -38,6 +43,16 @@ class Rows:
     """Places of the valid rows, shape ``(n,)``, ascending int64; None when all rows are valid."""
     compute_dtype: torch.dtype
     """float64 for float64 logits, else float32."""
+
+    @classmethod
+    def of(cls, logits: Tensor, targets: Tensor, temperature: float | Tensor, index: Tensor | None) -> "Rows":
+        """Describe checked input; the fields' docs say what each argument is."""
+        logits = logits.detach()
+        try:
+            flat = logits.view(math.prod(logits.shape[:-1]), logits.shape[-1])
+        except RuntimeError:
+            flat = None
+        return cls(logits, flat, targets, temperature, index, compute_dtype(logits))
 
     @property
     def count(self) -> int:

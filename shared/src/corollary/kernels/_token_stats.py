@@ -1,7 +1,6 @@
 """The public entry point: :func:`token_stats`, its result, and the choice of a backend."""
 
 import importlib.util
-import math
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor
 
 from corollary.kernels._function import Backend, TokenStatsFunction, outputs_of, run_forward
-from corollary.kernels._rows import Rows
+from corollary.kernels._rows import Rows, compute_dtype
 from corollary.kernels._torch import TorchBackend
 from corollary.kernels._validation import (
     check_logits,
@@ -153,17 +152,15 @@ def token_stats(
     check_logits(logits)
     check_targets(targets, logits)
     index = valid_rows(mask, targets)
-    compute_dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     leading, vocabulary = logits.shape[:-1], logits.shape[-1]
-    per_row = row_temperature(temperature, leading, index, device=logits.device, dtype=compute_dtype)
+    per_row = row_temperature(temperature, leading, index, device=logits.device, dtype=compute_dtype(logits))
     flat_targets = targets.reshape(-1)
     if index is not None:
         flat_targets = flat_targets[index]
     check_target_range(flat_targets, vocabulary)
     implementation = _backend(backend, logits)
 
-    detached = logits.detach()
-    rows = Rows(detached, _flat(detached), flat_targets.long(), per_row, index, compute_dtype)
+    rows = Rows.of(logits, flat_targets.long(), per_row, index)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
     if needs_gradient and inplace_backward:
         _check_inplace(logits, rows)
@@ -173,13 +170,6 @@ def token_stats(
         sums, _, _ = run_forward(rows, frozenset(names), implementation, keep=False)
         outputs = outputs_of(rows, sums, names)
     return TokenStats(**dict(zip(names, outputs, strict=False)), log_z=outputs[-1])
-
-
-def _flat(logits: Tensor) -> Tensor | None:
-    try:
-        return logits.view(math.prod(logits.shape[:-1]), logits.shape[-1])
-    except RuntimeError:
-        return None
 
 
 def _check_inplace(logits: Tensor, rows: Rows) -> None:
