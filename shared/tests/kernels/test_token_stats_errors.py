@@ -100,3 +100,12 @@ def test_the_environment_variable_picks_what_auto_means(monkeypatch: pytest.Monk
     with pytest.raises(ValueError, match=r"COROLLARY_TOKEN_STATS_BACKEND must be one of .*; got 'numpy'"):
         token_stats(LOGITS, TARGETS)
     token_stats(LOGITS, TARGETS, backend="torch")
+
+
+def test_required_statistics_are_returned_in_order_or_named_as_missing() -> None:
+    stats = token_stats(LOGITS, TARGETS, stats=("entropy", "log_prob"))
+    log_prob, entropy = stats.required("log_prob", "entropy")
+    assert log_prob is stats.log_prob
+    assert entropy is stats.entropy
+    with pytest.raises(ValueError, match=r"missing sum_p2, got \['log_prob', 'entropy', 'log_z'\]"):
+        stats.required("entropy", "sum_p2")

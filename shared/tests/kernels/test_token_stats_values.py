@@ -1,5 +1,7 @@
 """Values of the statistics: closed forms, a float64 reference, hard rows, precision."""
 
+import doctest
+import importlib
 import math
 
 import pytest
@@ -198,3 +200,9 @@ def test_statistics_predict_the_entropy_change_of_a_policy_gradient_step(advanta
     p = now.log_prob.exp()
     predicted = -advantage * (p * (now.log_prob + now.entropy) - (now.sum_p2_log_p + now.entropy * now.sum_p2))
     torch.testing.assert_close(change / (2 * eta), predicted, atol=1e-9, rtol=1e-7)
+
+
+def test_the_example_of_the_docstring_holds() -> None:
+    results = doctest.testmod(importlib.import_module(token_stats.__module__))
+    assert results.attempted == 3
+    assert results.failed == 0

@@ -116,8 +116,7 @@ def token_stats(
 
     Returns:
         TokenStats: tensors of shape ``(...)``, float32 inside and outside (float64 for float64 logits). All
-            but
-        ``log_z`` are differentiable with respect to ``logits``, once.
+            but ``log_z`` are differentiable with respect to ``logits``, once.
 
     Raises:
         ValueError: a shape, dtype or device does not fit; ``V`` = 0; a valid target is out of range; the
