@@ -3,14 +3,24 @@ import math
 import pytest
 import torch
 
-from corollary.rl import TRL_AGGREGATIONS, aggregate, aggregation_mode, binary_mask, clip_events, clipped_surrogate
+from corollary.rl import (
+    TRL_AGGREGATIONS,
+    aggregate,
+    aggregation_mode,
+    binary_mask,
+    clip_events,
+    clipped_surrogate,
+)
 
 
 def surrogate(ratio, advantage, **options):
     """Loss and its derivative by log-probability at one token."""
     log_prob = torch.tensor([[math.log(ratio)]], dtype=torch.float64, requires_grad=True)
     loss = clipped_surrogate(
-        log_prob, torch.zeros(1, 1, dtype=torch.float64), torch.tensor([[advantage]], dtype=torch.float64), **options
+        log_prob,
+        torch.zeros(1, 1, dtype=torch.float64),
+        torch.tensor([[advantage]], dtype=torch.float64),
+        **options,
     )
     loss.sum().backward()
     return loss.item(), log_prob.grad.item()
@@ -154,7 +164,7 @@ def test_a_norm_without_a_length_is_refused():
 
 
 def test_an_unknown_mode_is_refused():
-    with pytest.raises(ValueError, match="aggregation must be one of token-mean, .*got 'mean'"):
+    with pytest.raises(ValueError, match=r"aggregation must be one of token-mean, .*got 'mean'"):
         aggregate(LOSS, MASK, "mean")
 
 

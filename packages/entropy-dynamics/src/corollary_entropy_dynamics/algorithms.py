@@ -12,7 +12,11 @@ from torch import Tensor
 
 from corollary.kernels import TokenStats
 from corollary.rl import Algorithm, Batch, GRPOConfig, clip_events
-from corollary_entropy_dynamics.discriminator import deviation, entropy_discriminator, predicted_entropy_change
+from corollary_entropy_dynamics.discriminator import (
+    deviation,
+    entropy_discriminator,
+    predicted_entropy_change,
+)
 from corollary_entropy_dynamics.masks import METRICS as MASK_METRICS
 from corollary_entropy_dynamics.masks import Applies, ClipMask, clip_b_mask, clip_v_mask
 
@@ -68,8 +72,8 @@ class ObservedGRPO(Algorithm):
         "discriminator/std": "Its population standard deviation.",
         "deviation/mean": "Mean of D = S - N over the completion tokens of the batch.",
         "deviation/std": "Its population standard deviation.",
-        "predicted/entropy_change": "Mean of -A D over the completion tokens: the first-order change of the entropy per "
-        "unit of step that the logits take.",
+        "predicted/entropy_change": "Mean of -A D over the completion tokens: the first-order change of the entropy "
+        "per unit of step that the logits take.",
         "tokens": "Completion tokens of the batch.",
         "clip_high/old_prob": "Mean old probability of the tokens that the upper clip holds back.",
         "clip_high/negative_deviation": "Share of those tokens with D < 0.",
@@ -85,7 +89,7 @@ class ObservedGRPO(Algorithm):
         """Replace the mask, so that the loss is normalised over the kept tokens, and log S and D."""
         clipped = self.clip(batch)
         valid = batch.rollouts.completion_mask
-        s = entropy_discriminator(batch.behaviour.log_prob, batch.behaviour.entropy)[valid].double()
+        s = entropy_discriminator(*batch.behaviour.required("log_prob", "entropy"))[valid].double()
         d = deviation(batch.behaviour)
         metrics = {
             "discriminator/mean": s.mean().item(),
@@ -100,21 +104,24 @@ class ObservedGRPO(Algorithm):
             **clipped.metrics,
         }
         return replace(
-            batch, mask=clipped.mask, per_token={**batch.per_token, "deviation": d}, metrics={**batch.metrics, **metrics}
+            batch,
+            mask=clipped.mask,
+            per_token={**batch.per_token, "deviation": d},
+            metrics={**batch.metrics, **metrics},
         )
 
     def update_metrics(self, batch: Batch, stats: TokenStats) -> dict[str, tuple[Tensor, Tensor]]:
         """GRPO's clip fractions, and who the tokens are that the upper clip holds back."""
         c = self.config
         events = clip_events(
-            stats.log_prob,
-            batch.behaviour.log_prob,
+            *stats.required("log_prob"),
+            batch.old_log_probs,
             batch.advantages,
             clip_low=c.clip_low,
             clip_high=c.clip_high,
             dual_clip=c.dual_clip,
         )
-        old = batch.behaviour.log_prob.exp()
+        old = batch.old_log_probs.exp()
         high = events.high & batch.mask
         free = batch.mask & ~(events.high | events.low | events.dual)
         return {
@@ -137,8 +144,8 @@ class ClipB(ObservedGRPO):
         c = self.config
         recomputed = c.log_prob_source == "recomputed"
         return clip_b_mask(
-            batch.behaviour.log_prob if recomputed else batch.rollouts.sampling_log_probs,
-            batch.behaviour.entropy,
+            batch.old_log_probs if recomputed else batch.rollouts.sampling_log_probs,
+            *batch.behaviour.required("entropy"),
             batch.advantages,
             batch.mask,
             mu=c.mu,

@@ -165,8 +165,18 @@ SCALED = (
         gates=(
             Gate("clip-b: entropy", "Clip_B - GRPO: final entropy", above=0, unit="nats"),
             Gate("clip-v: entropy", "Clip_V - GRPO: final entropy", above=0, unit="nats"),
-            Gate("clip-b: entropy at equal reward", "Clip_B - GRPO: entropy at equal reward", above=0, unit="nats"),
-            Gate("clip-v: entropy at equal reward", "Clip_V - GRPO: entropy at equal reward", above=0, unit="nats"),
+            Gate(
+                "clip-b: entropy at equal reward",
+                "Clip_B - GRPO: entropy at equal reward",
+                above=0,
+                unit="nats",
+            ),
+            Gate(
+                "clip-v: entropy at equal reward",
+                "Clip_V - GRPO: entropy at equal reward",
+                above=0,
+                unit="nats",
+            ),
             Gate("clip-b: reward", "Clip_B - GRPO: final training reward"),
             Gate("clip-v: reward", "Clip_V - GRPO: final training reward"),
             Gate("clip-b: dropped", "Clip_B: share of tokens dropped"),

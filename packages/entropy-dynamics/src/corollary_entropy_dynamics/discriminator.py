@@ -62,10 +62,8 @@ def vocabulary_mean(stats: TokenStats) -> Tensor:
     Raises:
         ValueError: one of the three statistics was not computed.
     """
-    missing = [name for name in ("entropy", "sum_p2", "sum_p2_log_p") if getattr(stats, name) is None]
-    if missing:
-        raise ValueError(f"the vocabulary mean needs the statistics entropy, sum_p2 and sum_p2_log_p; missing: {missing}")
-    return (stats.entropy * stats.sum_p2 + stats.sum_p2_log_p).detach()
+    entropy, sum_p2, sum_p2_log_p = stats.required("entropy", "sum_p2", "sum_p2_log_p")
+    return (entropy * sum_p2 + sum_p2_log_p).detach()
 
 
 def deviation(stats: TokenStats) -> Tensor:
@@ -78,10 +76,8 @@ def deviation(stats: TokenStats) -> Tensor:
     Raises:
         ValueError: a statistic that it needs was not computed.
     """
-    mean = vocabulary_mean(stats)
-    if stats.log_prob is None:
-        raise ValueError("the deviation needs the statistic log_prob")
-    return entropy_discriminator(stats.log_prob, stats.entropy) - mean
+    log_probs, entropy = stats.required("log_prob", "entropy")
+    return entropy_discriminator(log_probs, entropy) - vocabulary_mean(stats)
 
 
 def predicted_entropy_change(

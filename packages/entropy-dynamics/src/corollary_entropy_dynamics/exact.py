@@ -5,6 +5,7 @@ entropy, a sum over the whole vocabulary, or a covariance written out.
 """
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -72,7 +73,7 @@ def single_logit(m: Measurement) -> dict[str, float]:
     error, coarse, fine = 0.0, 0.0, 0.0
     for logits in random_logits(m.seed):
         stats = every_token(logits)
-        s = entropy_discriminator(stats.log_prob, stats.entropy)
+        s = entropy_discriminator(*stats.required("log_prob", "entropy"))
         error = max(error, (slope(logits, unit_vectors(logits)) + s).abs().max().item())
         for eps in (1e-3, 5e-4):
             actual = entropy_of(logits[:, None] + eps * unit_vectors(logits)) - entropy_of(logits)[:, None]
@@ -86,7 +87,7 @@ def discriminator_facts(m: Measurement) -> dict[str, float]:
     violations, total, below = 0, 0.0, 0.0
     for logits in random_logits(m.seed):
         stats = every_token(logits)
-        s = entropy_discriminator(stats.log_prob, stats.entropy)
+        s = entropy_discriminator(*stats.required("log_prob", "entropy"))
         log_p, entropy = torch.log_softmax(logits, -1), entropy_of(logits)[:, None]
         margin = log_p.exp() - (-entropy).exp()
         decided = margin.abs() > 1e-12
@@ -100,7 +101,10 @@ def policy_gradient_step(m: Measurement) -> dict[str, float]:
     """C3, Theorem 3.3: dH = -alpha (S_k - N) + O(alpha^2) for a step of the logits."""
     error = 0.0
     for logits in random_logits(m.seed):
-        error = max(error, (slope(logits, policy_gradients(logits)) + deviation(every_token(logits))).abs().max().item())
+        error = max(
+            error,
+            (slope(logits, policy_gradients(logits)) + deviation(every_token(logits))).abs().max().item(),
+        )
     steps = {alpha: finite_step(alpha, seed=m.seed) for alpha in (1e-3, 1e-2, 1e-1, 1.0)}
     rms = {alpha: relative_rms(*pair) for alpha, pair in steps.items()}
     return {
@@ -115,13 +119,13 @@ def policy_gradient_step(m: Measurement) -> dict[str, float]:
 
 
 def finite_step(alpha: float, *, seed: int, size: int = 30, count: int = 2000) -> tuple[Tensor, Tensor]:
-    """Predicted and actual entropy change of steps ``alpha (e_k - p)`` with ``k`` drawn from ``p``, each ``(count,)``."""
+    """Predicted and actual entropy change of steps ``alpha (e_k - p)``, ``k`` drawn from ``p``; each ``(count,)``."""
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(count, size, generator=generator, dtype=torch.float64) * 1.5
     p = torch.softmax(logits, -1)
     tokens = torch.multinomial(p, 1, generator=generator)[:, 0]
     stats = token_stats(logits, tokens, stats=ALL)
-    predicted = predicted_entropy_change(stats, torch.ones_like(stats.log_prob), step_size=alpha)
+    predicted = predicted_entropy_change(stats, torch.ones(count, dtype=torch.float64), step_size=alpha)
     moved = logits + alpha * (torch.nn.functional.one_hot(tokens, size) - p)
     return predicted, entropy_of(moved) - entropy_of(logits)
 
@@ -150,18 +154,21 @@ def monotone_dose(m: Measurement) -> dict[str, float]:
     stats, advantages, mask = synthetic_batch(m.seed)
     grid = [0.25 * k for k in range(1, 41)]
     b = [
-        clip_b_mask(stats.log_prob, stats.entropy, advantages, mask, mu=mu).metrics["frac_clipped"] for mu in grid
+        clip_b_mask(*stats.required("log_prob", "entropy"), advantages, mask, mu=mu).metrics["frac_clipped"]
+        for mu in grid
     ]
     v = [clip_v_mask(stats, advantages, mask, mu=mu, max_fraction=1.0).metrics["frac_clipped"] for mu in grid]
     return {
-        "increase_b": max(after - before for before, after in zip(b, b[1:], strict=False)),
-        "increase_v": max(after - before for before, after in zip(v, v[1:], strict=False)),
+        "increase_b": max(after - before for before, after in pairwise(b)),
+        "increase_v": max(after - before for before, after in pairwise(v)),
         "span_b": b[0] - b[-1],
         "span_v": v[0] - v[-1],
     }
 
 
-def synthetic_batch(seed: int, *, rows: int = 64, length: int = 32, size: int = 30) -> tuple[TokenStats, Tensor, Tensor]:
+def synthetic_batch(
+    seed: int, *, rows: int = 64, length: int = 32, size: int = 30
+) -> tuple[TokenStats, Tensor, Tensor]:
     """An on-policy batch of random states, from nearly deterministic to nearly uniform, with ragged lengths."""
     generator = torch.Generator().manual_seed(seed)
     scale = torch.rand(rows, length, 1, generator=generator, dtype=torch.float64) * 6
@@ -192,5 +199,5 @@ def vocabulary_identity_error(logits: Tensor) -> float:
     """Largest difference between ``N = H P2 + T2`` and the sum over the vocabulary that defines it."""
     stats = every_token(logits)
     p = torch.softmax(logits, -1)
-    s = entropy_discriminator(stats.log_prob, stats.entropy)
+    s = entropy_discriminator(*stats.required("log_prob", "entropy"))
     return (vocabulary_mean(stats)[:, 0] - (p * s).sum(-1)).abs().max().item()

@@ -82,7 +82,14 @@ def warm_start(task: str, budget: Budget) -> WarmStart:
 
 
 def run(
-    task: str, algorithm: str, budget: Budget, seed: int, *, train: TrainConfig, samples: int = 0, **options: Any
+    task: str,
+    algorithm: str,
+    budget: Budget,
+    seed: int,
+    *,
+    train: TrainConfig,
+    samples: int = 0,
+    **options: Any,
 ) -> Run:
     """One training run."""
     return Run(
@@ -106,9 +113,7 @@ def on_policy_runs(budget: Budget, seed: int) -> dict[str, Run]:
 
 def on_policy_and_control_runs(budget: Budget, seed: int) -> dict[str, Run]:
     """The same, and a run whose statistics are at another temperature than its samples (C5)."""
-    control = TrainConfig(
-        steps=SIZES[budget].control_steps, learning_rate=6e-4, temperature=0.7, score_temperature=1.0
-    )
+    control = TrainConfig(steps=SIZES[budget].control_steps, learning_rate=6e-4, temperature=0.7, score_temperature=1.0)
     return {
         **on_policy_runs(budget, seed),
         "control": run("digit-sum", "grpo-observed", budget, seed, train=control),
@@ -120,7 +125,13 @@ def masking_runs(budget: Budget, seed: int) -> dict[str, Run]:
     train = TrainConfig(steps=SIZES[budget].masking_steps, learning_rate=6e-4)
     return {
         name: run(
-            "digit-sum", "sign-mask", budget, seed, train=train, keep_advantage=advantage, keep_deviation=deviation
+            "digit-sum",
+            "sign-mask",
+            budget,
+            seed,
+            train=train,
+            keep_advantage=advantage,
+            keep_deviation=deviation,
         )
         for name, (advantage, deviation) in SIGNS.items()
     }

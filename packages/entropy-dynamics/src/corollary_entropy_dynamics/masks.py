@@ -56,7 +56,8 @@ def clip_b_mask(
     With mean :math:`\bar S` and population standard deviation :math:`\sigma_S` of :math:`S` over the valid tokens,
 
     .. math:: z = (S - \bar S) / \sigma_S, \qquad
-              \text{keep} = \lnot\bigl(\text{lower} \wedge z < -\mu \;\vee\; \text{upper} \wedge z > \mu_\text{high}\bigr)
+              \text{keep} = \lnot\bigl(\text{lower} \wedge z < -\mu \;\vee\;
+              \text{upper} \wedge z > \mu_\text{high}\bigr)
 
     for the tokens that the rule applies to; all others are kept. The default is the released code's rule: only the
     lower tail, only of negative advantages - penalised rare tokens, whose update lowers the entropy.
@@ -160,10 +161,8 @@ def clip_v_mask(
         raise ValueError(f"mu must be larger than 0, got {mu}")
     if not 0 < max_fraction <= 1:
         raise ValueError(f"max_fraction must be in (0, 1], got {max_fraction}")
-    fields = {name: getattr(stats, name) for name in ("log_prob", "entropy", "sum_p2", "sum_p2_log_p")}
-    missing = [name for name, value in fields.items() if value is None]
-    if missing:
-        raise ValueError(f"Clip_V needs the statistics {', '.join(fields)}; missing: {', '.join(missing)}")
+    names = ("log_prob", "entropy", "sum_p2", "sum_p2_log_p")
+    fields = dict(zip(names, stats.required(*names), strict=True))
     valid = _check(advantages, mask, **fields)
     x = -deviation(stats._replace(**{name: _where(valid, value) for name, value in fields.items()})).double()
     moments = batch_moments(x, valid, process_group=process_group)

@@ -73,16 +73,17 @@ class NetworkStep(Recipe):
             position = int(torch.randint(int(one.lengths), (1,), generator=generator))
             before = score(model, one, stats=ALL)
             model.zero_grad(set_to_none=True)
-            before.log_prob[0, position].backward()
-            predicted = predicted_entropy_change(before, torch.ones_like(before.log_prob))[0, position]
+            log_probs, entropy = before.required("log_prob", "entropy")
+            log_probs[0, position].backward()
+            predicted = predicted_entropy_change(before, torch.ones_like(log_probs))[0, position]
             with torch.no_grad():
                 for parameter in model.parameters():
                     if parameter.grad is not None:
                         parameter += self.learning_rate * parameter.grad
-                after = score(model, one, stats=("entropy",))
+                (after,) = score(model, one, stats=("entropy",)).required("entropy")
                 for name, parameter in model.named_parameters():
                     parameter.copy_(weights[name])
-            change = (after.entropy - before.entropy)[0, position].item()
+            change = (after - entropy)[0, position].item()
             rows.append({"position": position, "predicted": predicted.item(), "measured": change})
             directory.progress(row + 1, self.tokens)
         write_atomically(directory.path / TOKENS, json.dumps(rows))

@@ -67,7 +67,11 @@ def training_curves(runs: Runs, names: Sequence[str]) -> Figure:
             curves[metric] = smoothed(runs, name, metric)
             band(axis, curves[metric], label, colour, line)
         trade.plot(
-            curves["reward/mean"].mean(1), curves["policy/entropy"].mean(1), color=colour, linestyle=line, label=label
+            curves["reward/mean"].mean(axis="columns"),
+            curves["policy/entropy"].mean(axis="columns"),
+            color=colour,
+            linestyle=line,
+            label=label,
         )
     entropy.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
     reward.set(xlabel="rollout batch", ylabel="training reward")
@@ -139,11 +143,16 @@ def smoothed(runs: Runs, name: str, metric: str) -> pd.DataFrame:
 
 def band(axis: Axes, curves: pd.DataFrame, label: str, colour: str, line: str) -> None:
     """Mean over the columns, with its interval where there are at least two."""
-    axis.plot(curves.index, curves.mean(1), color=colour, linestyle=line, label=label)
+    axis.plot(curves.index, curves.mean(axis="columns"), color=colour, linestyle=line, label=label)
     if curves.shape[1] > 1:
         bounds = [mean_interval(row) for row in curves.to_numpy()]
         axis.fill_between(
-            curves.index, [b.low for b in bounds], [b.high for b in bounds], color=colour, alpha=0.15, linewidth=0
+            curves.index,
+            [b.low for b in bounds],
+            [b.high for b in bounds],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
         )
 
 

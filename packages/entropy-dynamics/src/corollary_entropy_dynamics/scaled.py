@@ -99,9 +99,7 @@ def collapse(m: Measurement) -> dict[str, float]:
         log, base = logs[name], logs["grpo"]
         result[f"{name}: entropy"] = end_of(log["policy/entropy"]) - end_of(base["policy/entropy"])
         result[f"{name}: reward"] = end_of(log["reward/mean"]) - end_of(base["reward/mean"])
-        best = min(
-            run["reward/mean"].rolling(WINDOW, min_periods=1).mean().max() for run in (log, base)
-        )
+        best = min(run["reward/mean"].rolling(WINDOW, min_periods=1).mean().max() for run in (log, base))
         result[f"{name}: entropy at equal reward"] = entropy_at_reward(log, best) - entropy_at_reward(base, best)
         if name != "clip-higher":
             result[f"{name}: dropped"] = float(log["frac_clipped"].mean())

@@ -80,7 +80,11 @@ class Algorithm:
         """The advantage of each response, ``(B,)``, or of each token, ``(B, T)``."""
         c = self.config
         return group_advantages(
-            rollouts.rewards, rollouts.group_ids, scale=c.advantage_scale, eps=c.advantage_eps, singleton=c.singleton
+            rollouts.rewards,
+            rollouts.group_ids,
+            scale=c.advantage_scale,
+            eps=c.advantage_eps,
+            singleton=c.singleton,
         )
 
     def prepare(self, batch: Batch) -> Batch:
@@ -91,8 +95,8 @@ class Algorithm:
         """The loss of each token, ``(B, T)``, unreduced. ``stats`` holds `update_stats`, with gradient."""
         c = self.config
         return clipped_surrogate(
-            stats.log_prob,
-            batch.behaviour.log_prob,
+            *stats.required("log_prob"),
+            batch.old_log_probs,
             batch.advantages,
             clip_low=c.clip_low,
             clip_high=c.clip_high,
@@ -103,8 +107,8 @@ class Algorithm:
         """What to log of a micro-batch, as (sum, count); the trainer adds both up over the batch and divides."""
         c = self.config
         events = clip_events(
-            stats.log_prob.detach(),
-            batch.behaviour.log_prob,
+            *stats.required("log_prob"),
+            batch.old_log_probs,
             batch.advantages,
             clip_low=c.clip_low,
             clip_high=c.clip_high,

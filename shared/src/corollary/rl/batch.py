@@ -56,8 +56,7 @@ class Batch:
     """``(B, T)``, 0 on padding."""
     behaviour: TokenStats
     """Token statistics at the behaviour policy (before the first update on the batch) and the training
-    temperature, each ``(B, T)`` without gradient, 0 on padding. `behaviour.log_prob` is the old log-probability
-    of the ratio."""
+    temperature, each ``(B, T)`` without gradient, 0 on padding."""
     mask: Tensor
     """``(B, T)``, bool: the tokens that the loss counts. The completion mask, until an algorithm narrows it."""
     per_token: Mapping[str, Tensor] = field(default_factory=dict)
@@ -69,6 +68,11 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.rollouts)
+
+    @property
+    def old_log_probs(self) -> Tensor:
+        """Log-probabilities at the behaviour policy, the denominator of the ratio, ``(B, T)``."""
+        return self.behaviour.required("log_prob")[0]
 
     def rows(self, index: Tensor) -> Self:
         """The responses ``index`` of the batch, without `metrics` and `extra`."""

@@ -29,7 +29,9 @@ def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
         # The generator's state must stay on the CPU; tensors of the model go where the model is when loaded.
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(f"{path} is not a readable checkpoint ({type(error).__name__}); delete it to start over") from error
+        raise ValueError(
+            f"{path} is not a readable checkpoint ({type(error).__name__}); delete it to start over"
+        ) from error
 
 
 class MetricsFile:

@@ -87,7 +87,9 @@ def clip_events(
     ratio = _ratio(log_probs.detach(), old_log_probs)
     dual = (advantages < 0) & (ratio > dual_clip) if dual_clip is not None else torch.zeros_like(ratio).bool()
     return ClipEvents(
-        high=(advantages > 0) & (ratio > 1 + clip_high), low=(advantages < 0) & (ratio < 1 - clip_low), dual=dual
+        high=(advantages > 0) & (ratio > 1 + clip_high),
+        low=(advantages < 0) & (ratio < 1 - clip_low),
+        dual=dual,
     )
 
 
@@ -123,7 +125,7 @@ def aggregation_mode(name: str) -> Aggregation:
         ValueError: the name is neither.
     """
     if name in get_args(Aggregation):
-        return name  # ty: ignore[invalid-return-type]
+        return name  # ty: ignore[invalid-explicit-return]
     if name in TRL_AGGREGATIONS:
         return TRL_AGGREGATIONS[name]
     known = (*get_args(Aggregation), *TRL_AGGREGATIONS)

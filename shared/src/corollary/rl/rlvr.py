@@ -58,7 +58,9 @@ class RLVR(Recipe):
             seed=seed,
             directory=directory.path,
             on_step=lambda step, metrics: directory.progress(
-                step, self.train.steps, f"reward {metrics['reward/mean']:.2f}, entropy {metrics['policy/entropy']:.2f}"
+                step,
+                self.train.steps,
+                f"reward {metrics['reward/mean']:.2f}, entropy {metrics['policy/entropy']:.2f}",
             ),
         )
         trainer.train()
@@ -72,7 +74,9 @@ def options_of(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted(options.items()))
 
 
-def evaluate(model: nn.Module, task: Task, *, samples: int, seed: int, temperature: float = 1.0) -> dict[str, list[Any]]:
+def evaluate(
+    model: nn.Module, task: Task, *, samples: int, seed: int, temperature: float = 1.0
+) -> dict[str, list[Any]]:
     """Sample every held-out prompt.
 
     Returns:
@@ -92,7 +96,8 @@ def evaluate(model: nn.Module, task: Task, *, samples: int, seed: int, temperatu
             temperature=temperature,
         )
         completions = [
-            tuple(row[:n]) for row, n in zip(drawn.completion_ids.tolist(), drawn.completion_mask.sum(-1).tolist())
+            tuple(row[:n])
+            for row, n in zip(drawn.completion_ids.tolist(), drawn.completion_mask.sum(-1).tolist(), strict=True)
         ]
         correct = [task.reward(prompt, tokens) == 1.0 for tokens in completions]
         result["answer"].append(prompt.answer)

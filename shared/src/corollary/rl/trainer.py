@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +35,7 @@ METRICS: dict[str, str] = {
     "loss/kept": "Share of completion tokens that the algorithm left in the loss.",
     "loss/policy": "Mean loss over the step's mini-batches.",
     "grad/norm": "Mean gradient norm over the mini-batches, before clipping.",
-    "clip/high": "Share of tokens in the loss at which the upper clip stops the gradient (A > 0), over all mini-batches.",
+    "clip/high": "Share of the tokens in the loss at which the upper clip stops the gradient (A > 0).",
     "clip/low": "The same for the lower clip (A < 0).",
     "clip/dual": "The same for the dual clip (A < 0).",
 }
@@ -130,10 +131,14 @@ class Trainer:
         self.device = next(model.parameters()).device
         self.prompts = task.prompts("train")
         self.optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, betas=config.betas, weight_decay=config.weight_decay, fused=True
+            model.parameters(),
+            lr=config.learning_rate,
+            betas=config.betas,
+            weight_decay=config.weight_decay,
+            fused=True,
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
-        self.steps_done = 0
+        self.steps_done: int = 0
         self.score_temperature = config.score_temperature or config.temperature
         self._seconds: dict[str, float] = {}
 
@@ -146,9 +151,10 @@ class Trainer:
         checkpoint = self.directory / "checkpoint.pt" if self.directory else None
         if checkpoint and checkpoint.exists():
             self.load_state_dict(load_checkpoint(checkpoint, self.device))
-        with MetricsFile(self.directory, "metrics.jsonl", keep=self.steps_done) as metrics_file, MetricsFile(
-            self.directory, "timings.jsonl", keep=self.steps_done
-        ) as timings_file:
+        with (
+            MetricsFile(self.directory, "metrics.jsonl", keep=self.steps_done) as metrics_file,
+            MetricsFile(self.directory, "timings.jsonl", keep=self.steps_done) as timings_file,
+        ):
             while self.steps_done < self.config.steps:
                 metrics = self.step()
                 metrics_file.append(metrics)
@@ -174,12 +180,13 @@ class Trainer:
         if request := self.algorithm.extra_rollouts(self.steps_done):
             extra = self._batch(prompts[: request.prompts], request.temperature)
             batch = replace(batch, extra=extra)
-        rollouts, before = batch.rollouts, batch.behaviour
+        rollouts = batch.rollouts
+        log_probs, entropy = batch.behaviour.required("log_prob", "entropy")
         metrics = {
             "reward/mean": rollouts.rewards.double().mean().item(),
             "reward/mixed_groups": _mixed_groups(rollouts),
-            "policy/entropy": _masked_mean(before.entropy, rollouts.completion_mask),
-            "policy/log_prob": _masked_mean(before.log_prob, rollouts.completion_mask),
+            "policy/entropy": _masked_mean(entropy, rollouts.completion_mask),
+            "policy/log_prob": _masked_mean(log_probs, rollouts.completion_mask),
             "completion/length": rollouts.lengths.double().mean().item(),
         }
         batch = self.algorithm.prepare(batch)
@@ -217,7 +224,10 @@ class Trainer:
             )
         with self._timed("reward"):
             completions = [
-                row[:n] for row, n in zip(samples.completion_ids.tolist(), samples.completion_mask.sum(-1).tolist())
+                row[:n]
+                for row, n in zip(
+                    samples.completion_ids.tolist(), samples.completion_mask.sum(-1).tolist(), strict=True
+                )
             ]
             rewards = [self.task.reward(prompt, tokens) for prompt, tokens in zip(repeated, completions, strict=True)]
         rollouts = Rollouts(
@@ -232,8 +242,12 @@ class Trainer:
         )
         with self._timed("score"), torch.no_grad():
             needed = self.algorithm.behaviour_stats | {"log_prob", "entropy"}
-            parts = [self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))]
-            behaviour = TokenStats(*(None if field[0] is None else torch.cat(field) for field in zip(*parts)))
+            parts = [
+                self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))
+            ]
+            behaviour = TokenStats(
+                *(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True))
+            )
         advantages = self.algorithm.advantages(rollouts)
         if advantages.ndim == 1:
             advantages = advantages[:, None].expand_as(rollouts.completion_mask)
@@ -257,9 +271,7 @@ class Trainer:
         means = {name: (total / count.clamp(min=1)).item() for name, (total, count) in totals.items()}
         return {"loss/policy": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), **means}
 
-    def _optimiser_step(
-        self, batch: Batch, mini_batch: Tensor, totals: dict[str, list[Tensor]]
-    ) -> tuple[float, float]:
+    def _optimiser_step(self, batch: Batch, mini_batch: Tensor, totals: dict[str, list[Tensor]]) -> tuple[float, float]:
         """One AdamW step on the rows ``mini_batch``, accumulated over micro-batches."""
         # The normalisers are the mini-batch's, so that the micro-batches' losses add up to the mini-batch's loss.
         kept = batch.mask[mini_batch].sum(-1)
@@ -285,7 +297,9 @@ class Trainer:
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             last = self.directory / "checkpoint.pt" if self.directory else None
-            kept_checkpoint = f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written"
+            kept_checkpoint = (
+                f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written"
+            )
             raise TrainingError(
                 f"step {self.steps_done}: the loss is {loss} and the gradient norm {norm}; training stopped before the "
                 f"update, {kept_checkpoint}"
@@ -306,7 +320,7 @@ class Trainer:
         name = f"time/{phase}_s"
         self._seconds[name] = self._seconds.get(name, 0.0) + time.perf_counter() - start
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs."""
         return {
             "steps_done": self.steps_done,
@@ -316,7 +330,7 @@ class Trainer:
             "algorithm": self.algorithm.state_dict(),
         }
 
-    def load_state_dict(self, state: Mapping[str, object]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave."""
         self.steps_done = state["steps_done"]
         self.model.load_state_dict(state["model"])

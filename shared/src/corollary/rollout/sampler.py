@@ -72,7 +72,15 @@ def sample_completions(
     model.eval()
     try:
         tokens, log_probs, mask = _decode(
-            model, prompt_ids, prompt_mask, max_new_tokens, generator, pad_token, stop_token, temperature, top_p
+            model,
+            prompt_ids,
+            prompt_mask,
+            max_new_tokens,
+            generator,
+            pad_token,
+            stop_token,
+            temperature,
+            top_p,
         )
     finally:
         model.train(was_training)

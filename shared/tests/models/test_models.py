@@ -1,0 +1,55 @@
+import json
+
+import pytest
+import torch
+
+from corollary.models import SmallModel, WarmStart
+from corollary.runs import Run, RunStore
+from corollary.tasks import make_task
+
+
+def weights(model):
+    return torch.cat([p.detach().flatten() for p in model.parameters()])
+
+
+def test_the_default_model_has_the_size_of_the_specification():
+    assert sum(p.numel() for p in SmallModel().build(14, seed=0).parameters()) == 100_032
+
+
+def test_weights_depend_on_the_seed_alone():
+    torch.manual_seed(1)
+    first = weights(SmallModel().build(14, seed=3))
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert torch.equal(weights(SmallModel().build(14, seed=3)), first)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not torch.equal(weights(SmallModel().build(14, seed=4)), first)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    return RunStore(tmp_path_factory.mktemp("store"))
+
+
+RECIPE = WarmStart(task="digit-sum", model=SmallModel(hidden_size=32, layers=1, heads=2), steps=40, batch_size=64)
+
+
+def test_a_warm_start_learns_and_is_loaded_as_it_was_saved(store):
+    run = Run(RECIPE, 0)
+    store.execute(run)
+    losses = json.loads((store.open(run) / "losses.json").read_text())
+    # log 14 = 2.64 is where it starts, log 10 = 2.30 is knowing that only digits come.
+    assert sum(losses[-5:]) / 5 < 2.45
+    first, second = RECIPE.load(store, seed=0), RECIPE.load(store, seed=0)
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(RECIPE.model.build(make_task("digit-sum").vocab_size, seed=0)))
+
+
+def test_the_same_recipe_is_trained_once(store, monkeypatch):
+    store.execute(Run(RECIPE, 0))
+    monkeypatch.setattr(WarmStart, "execute", lambda *_: pytest.fail("trained again"))
+    store.execute(Run(WarmStart(**vars(RECIPE)), 0))
+
+
+def test_another_recipe_has_another_key():
+    assert Run(RECIPE, 0).key != Run(WarmStart(**{**vars(RECIPE), "steps": 41}), 0).key

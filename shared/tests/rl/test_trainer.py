@@ -1,0 +1,344 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from corollary.models import SmallModel
+from corollary.rl import (
+    GRPO,
+    METRICS,
+    Algorithm,
+    ClipHigher,
+    GRPOConfig,
+    RolloutRequest,
+    TrainConfig,
+    Trainer,
+    TrainingError,
+    algorithm_names,
+    make_algorithm,
+    score,
+)
+from corollary.tasks import make_task
+
+TASK = make_task("digit-sum")
+MODEL = SmallModel(hidden_size=32, layers=1, heads=2, intermediate_size=48)
+CONFIG = TrainConfig(steps=6, prompts_per_step=6, group_size=4, mini_batches=2, learning_rate=1e-2, checkpoint_every=2)
+
+
+class EasyTask:
+    """digit-sum's prompts, but every small first digit counts: an untrained policy gets rewards of both kinds."""
+
+    def __getattr__(self, name):
+        return getattr(TASK, name)
+
+    def reward(self, prompt, completion):
+        return float(completion[0] < 5)
+
+
+def trainer(config=CONFIG, *, algorithm=None, seed=0, dtype=torch.float32, **options):
+    torch.set_num_threads(1)
+    model = MODEL.build(TASK.vocab_size, seed=0).to(dtype)
+    return Trainer(model, EasyTask(), algorithm or GRPO(), config, seed=seed, **options)
+
+
+def weights(trainer):
+    return torch.cat([p.detach().flatten() for p in trainer.model.parameters()])
+
+
+def logged(directory):
+    return [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_policy_learns():
+    run = trainer(replace(CONFIG, steps=25))
+    rewards = [run.step()["reward/mean"] for _ in range(25)]
+    assert sum(rewards[-5:]) / 5 > sum(rewards[:5]) / 5 + 0.25
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others():
+    first, second, other = trainer(), trainer(), trainer(seed=1)
+    for run in (first, second, other):
+        run.train()
+    assert torch.equal(weights(first), weights(second))
+    assert not torch.equal(weights(first), weights(other))
+
+
+def test_the_metrics_of_a_tiny_run_are_pinned():
+    # If this changes, the meaning of the recipe "rlvr" has changed: raise RLVR.version.
+    run = trainer(algorithm=ClipHigher(), dtype=torch.float64)
+    for _ in range(3):
+        metrics = run.step()
+    assert metrics == pytest.approx(
+        {
+            "reward/mean": 0.5,
+            "reward/mixed_groups": 1.0,
+            "policy/entropy": 2.576176,
+            "policy/log_prob": -2.571303,
+            "completion/length": 4.875,
+            "loss/kept": 1.0,
+            "loss/policy": -0.0071546,
+            "grad/norm": 1.046550,
+            "clip/high": 2 / 117,
+            "clip/low": 2 / 117,
+            "clip/dual": 0.0,
+        },
+        rel=1e-5,
+    )
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5])
+def test_a_stopped_run_resumes_to_the_same_bits(tmp_path, stop_after):
+    whole = trainer(directory=tmp_path / "whole")
+    whole.train()
+
+    class Stop(Exception):
+        pass
+
+    def stop(step, _):
+        if step == stop_after:
+            raise Stop
+
+    with pytest.raises(Stop):
+        trainer(directory=tmp_path / "parts", on_step=stop).train()
+    resumed = trainer(directory=tmp_path / "parts")
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
+    assert (tmp_path / "parts/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+KILLED = """
+import sys
+sys.path.insert(0, {folder!r})
+from pathlib import Path
+import test_trainer as t
+def on_step(step, metrics):
+    print(step, flush=True)
+t.trainer(directory=Path({directory!r}), on_step=on_step).train()
+"""
+
+
+def test_a_run_killed_with_sigkill_resumes_to_the_same_bits(tmp_path):
+    whole = trainer(directory=tmp_path / "whole")
+    whole.train()
+    code = KILLED.format(folder=str(Path(__file__).parent), directory=str(tmp_path / "killed"))
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    while process.stdout.readline().strip() != "3":
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    resumed = trainer(directory=tmp_path / "killed")
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
+    assert (tmp_path / "killed/metrics.jsonl").read_text() == (tmp_path / "whole/metrics.jsonl").read_text()
+
+
+def test_a_finished_run_does_nothing_more(tmp_path):
+    trainer(directory=tmp_path).train()
+    before = (tmp_path / "metrics.jsonl").read_text()
+    trainer(directory=tmp_path, on_step=lambda *_: pytest.fail("trained on")).train()
+    assert (tmp_path / "metrics.jsonl").read_text() == before
+
+
+def test_a_broken_checkpoint_is_named(tmp_path):
+    (tmp_path / "checkpoint.pt").write_bytes(b"half a file")
+    with pytest.raises(ValueError, match=r"checkpoint.pt is not a readable checkpoint .* delete it"):
+        trainer(directory=tmp_path).train()
+
+
+def test_timings_are_kept_apart_from_the_metrics(tmp_path):
+    trainer(directory=tmp_path).train()
+    rows = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
+    assert [set(row) for row in rows] == [{f"time/{p}_s" for p in ("rollout", "reward", "score", "update")}] * 6
+    assert not any(name.startswith("time/") for row in logged(tmp_path) for name in row)
+
+
+@pytest.mark.parametrize("aggregation", ["token-mean", "seq-mean-token-mean", "dr_grpo"])
+@pytest.mark.parametrize("micro_batch_size", [1, 5])
+def test_micro_batches_change_memory_and_not_the_result(aggregation, micro_batch_size):
+    algorithm = GRPO(GRPOConfig(aggregation=aggregation))
+    whole = trainer(dtype=torch.float64, algorithm=algorithm)
+    parts = trainer(replace(CONFIG, micro_batch_size=micro_batch_size), dtype=torch.float64, algorithm=algorithm)
+    for _ in range(2):
+        a, b = whole.step(), parts.step()
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-12)
+    assert a == pytest.approx(b)
+
+
+def test_one_on_policy_step_is_the_policy_gradient():
+    # SGD in place of AdamW; before the first update the ratio is 1, so the gradient is that of -mean(A log p).
+    run = trainer(replace(CONFIG, mini_batches=1, max_grad_norm=1e9), dtype=torch.float64)
+    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=1.0)
+    reference = trainer(replace(CONFIG, mini_batches=1), dtype=torch.float64)
+    batch = reference._batch(reference._next_prompts(), 1.0)
+    log_prob = score(reference.model, batch.rollouts).log_prob
+    rewards = batch.rollouts.rewards.view(6, 4).double()
+    advantages = ((rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-6)).view(-1, 1)
+    mask = batch.rollouts.completion_mask
+    (-(advantages * log_prob * mask).sum() / mask.sum()).backward()
+    before = weights(run)
+    run.step()
+    gradient = torch.cat([p.grad.flatten() for p in reference.model.parameters()])
+    assert gradient.norm() > 1e-3
+    torch.testing.assert_close(before - weights(run), gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_are_clipped_to_the_norm():
+    run = trainer(replace(CONFIG, mini_batches=1, max_grad_norm=1e-3), dtype=torch.float64)
+    run.optimizer = torch.optim.SGD(run.model.parameters(), lr=1.0)
+    before = weights(run)
+    norm = run.step()["grad/norm"]
+    assert norm > 1e-2
+    assert (before - weights(run)).norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_ratio_is_one_and_nothing_is_clipped_in_the_first_mini_batch():
+    metrics = trainer(replace(CONFIG, mini_batches=1, learning_rate=1.0)).step()
+    assert metrics["clip/high"] == metrics["clip/low"] == metrics["clip/dual"] == 0.0
+
+
+def test_later_mini_batches_are_off_policy_and_clipped():
+    metrics = trainer(replace(CONFIG, mini_batches=6, learning_rate=3e-2)).step()
+    assert metrics["clip/high"] > 0
+    assert metrics["clip/low"] > 0
+
+
+def test_old_log_probs_are_scored_at_the_training_temperature():
+    run = trainer(replace(CONFIG, temperature=0.5, score_temperature=1.0))
+    batch = run._batch(run._next_prompts(), 0.5)
+    at_one = score(run.model, batch.rollouts, temperature=1.0).log_prob
+    torch.testing.assert_close(batch.behaviour.log_prob, at_one.detach())
+    assert (batch.behaviour.log_prob - batch.rollouts.sampling_log_probs).abs().max() > 0.01
+
+
+def test_prompts_pass_over_the_training_split_without_repetition():
+    run = trainer(replace(CONFIG, prompts_per_step=11))
+    seen = []
+    for _ in range(3):
+        seen += [prompt.answer for prompt in run._next_prompts()]
+        run.steps_done += 1
+    assert sorted(seen) == sorted(prompt.answer for prompt in TASK.prompts("train"))
+    assert seen != sorted(seen)
+
+
+class Poisoned(Algorithm):
+    """GRPO whose loss turns NaN in step 3."""
+
+    step = 0
+
+    def token_loss(self, batch, stats):
+        return super().token_loss(batch, stats) * (math.nan if self.step == 3 else 1.0)
+
+    def observe(self, metrics):
+        self.step += 1
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_path):
+    with pytest.raises(TrainingError, match=r"step 3: the loss is nan .* last good checkpoint is .*checkpoint.pt"):
+        trainer(directory=tmp_path, algorithm=Poisoned()).train()
+    assert len(logged(tmp_path)) == 3
+    whole, resumed = trainer(), trainer(directory=tmp_path)
+    whole.train()
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_without_a_directory_the_error_says_that_nothing_was_kept():
+    with pytest.raises(TrainingError, match="no checkpoint was written"):
+        trainer(algorithm=Poisoned()).train()
+
+
+class Hot(Algorithm):
+    """Asks for hot rollouts of the first two prompts, and trains on them alone; counts its steps."""
+
+    steps_seen = 0
+
+    def extra_rollouts(self, step):
+        return RolloutRequest(temperature=3.0, prompts=2)
+
+    def prepare(self, batch):
+        assert batch.extra.rollouts.temperature == 3.0
+        assert len(batch.extra) == 2 * 4
+        assert torch.equal(batch.extra.rollouts.prompt_ids, batch.rollouts.prompt_ids[:8])
+        return replace(batch.extra, metrics={"hot/steps": float(self.steps_seen)})
+
+    def observe(self, metrics):
+        self.steps_seen += 1
+
+    def state_dict(self):
+        return {"steps_seen": self.steps_seen}
+
+    def load_state_dict(self, state):
+        self.steps_seen = state["steps_seen"]
+
+
+def test_an_algorithm_may_ask_for_more_rollouts_and_replace_the_batch():
+    run = trainer(algorithm=Hot())
+    batch = run._batch(run._next_prompts()[:2], 3.0)
+    assert (batch.behaviour.log_prob - batch.rollouts.sampling_log_probs).abs().max() > 0.01  # scored at 1
+    metrics = run.step()
+    assert metrics["grad/norm"] > 0
+
+
+def test_an_algorithms_own_state_is_part_of_the_checkpoint(tmp_path):
+    trainer(replace(CONFIG, steps=2), directory=tmp_path, algorithm=Hot()).train()
+    algorithm = Hot()
+    trainer(replace(CONFIG, steps=4), directory=tmp_path, algorithm=algorithm).train()
+    assert [row["hot/steps"] for row in logged(tmp_path)] == [0.0, 1.0, 2.0, 3.0]
+    with pytest.raises(ValueError, match="GRPO keeps no state"):
+        trainer(replace(CONFIG, steps=4), directory=tmp_path).train()
+
+
+def test_a_mask_that_drops_everything_gives_no_update_and_no_nan():
+    class Nothing(Algorithm):
+        def prepare(self, batch):
+            return replace(batch, mask=torch.zeros_like(batch.mask))
+
+    run = trainer(replace(CONFIG, learning_rate=1e-3), algorithm=Nothing())
+    metrics = run.step()
+    assert metrics["loss/policy"] == metrics["grad/norm"] == metrics["loss/kept"] == 0.0
+
+
+def test_the_glossary_is_what_is_logged():
+    assert set(trainer().step()) == set(METRICS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherConfig(GRPOConfig):
+    weight: float = 1.0
+
+
+def test_algorithms_are_found_by_name():
+    assert {"grpo", "clip-higher"} <= set(algorithm_names())
+    assert make_algorithm("grpo", clip_low=0.1).config == GRPOConfig(clip_low=0.1)
+    assert make_algorithm("clip-higher").config.clip_high == 0.28
+    assert make_algorithm("clip-higher").config.clip_low == 0.2
+    with pytest.raises(ValueError, match=r"unknown algorithm 'gpro'; installed: .*grpo"):
+        make_algorithm("gpro")
+    with pytest.raises(ValueError, match="grpo has no option 'cliplow'; it has: clip_low, "):
+        make_algorithm("grpo", cliplow=0.1)
+    with pytest.raises(TypeError, match="ClipHigher takes a ClipHigherConfig, got OtherConfig"):
+        ClipHigher(OtherConfig())
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "steps must be at least 1"),
+        ("group_size", 0, "group_size must be at least 1"),
+        ("mini_batches", 25, "mini_batches must be at most the batch's 24 completions, got 25"),
+        ("micro_batch_size", 0, "micro_batch_size must be at least 1"),
+        ("learning_rate", 0.0, "learning_rate must be finite and larger than 0"),
+        ("temperature", -1.0, "temperature must be finite and larger than 0"),
+    ],
+)
+def test_bad_configurations_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        replace(CONFIG, **{field: value})
