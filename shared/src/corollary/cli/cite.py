@@ -1,6 +1,7 @@
 """`corollary cite`: BibTeX of a paper and of its package."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import tyro
 
@@ -11,7 +12,7 @@ from corollary.cli.errors import as_usage_error
 class Cite:
     """Print BibTeX of a paper and of the package that implements it."""
 
-    slug: tyro.conf.Positional[str]
+    slug: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SLUG")]
     """The paper, as `corollary list` names it."""
 
     def run(self) -> int:

@@ -1,9 +1,12 @@
 """Entry point of the `corollary` command: parse, run, turn errors into one line and an exit status."""
 
+import contextlib
+import io
+import itertools
 import os
+import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated
 
 import tyro
 
@@ -13,6 +16,7 @@ from corollary.cli.errors import UsageError
 from corollary.cli.listing import List
 from corollary.cli.reproduce import Reproduce
 from corollary.cli.tables import Tables
+from corollary.papers.matching import unknown
 
 DESCRIPTION = """Research papers you can install, run and check.
 
@@ -22,12 +26,7 @@ each. `corollary COMMAND --help` explains a command; `corollary --version` print
 Exit status: 0 = ran, and every exact claim holds; 1 = a claim that must hold failed, or something could not be run;
 2 = bad usage or unreadable files, with one line that says which; 130 = stopped by Ctrl-C."""
 
-Command = (
-    Annotated[List, tyro.conf.subcommand("list")]
-    | Annotated[Reproduce, tyro.conf.subcommand("reproduce")]
-    | Annotated[Tables, tyro.conf.subcommand("tables")]
-    | Annotated[Cite, tyro.conf.subcommand("cite")]
-)
+COMMANDS = {"list": List, "reproduce": Reproduce, "tables": Tables, "cite": Cite}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -45,9 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     if not words:
         words = ["--help"]
-    command = tyro.cli(Command, prog="corollary", description=DESCRIPTION, args=words)
     try:
-        status = command.run()
+        status = parse(words).run()
         sys.stdout.flush()
         return status
     except UsageError as error:
@@ -60,6 +58,41 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         _complain(str(interrupt) or "stopped")
         return getattr(interrupt, "status", 130)
+
+
+def parse(words: Sequence[str]) -> List | Reproduce | Tables | Cite:
+    """The command that these words ask for.
+
+    Raises:
+        UsageError: They ask for nothing that there is; one line instead of the parser's framed paragraphs.
+        SystemExit: They ask for help, which is printed.
+    """
+    if words[0] not in COMMANDS and not words[0].startswith("-"):
+        raise UsageError(unknown("command", words[0], list(COMMANDS)))
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            return tyro.extras.subcommand_cli_from_dict(  # ty: ignore[no-matching-overload]
+                COMMANDS,
+                prog="corollary",
+                description=DESCRIPTION,
+                args=words,
+                config=(tyro.conf.FlagCreatePairsOff,),
+            )
+    except SystemExit as end:
+        if not end.code:
+            raise
+        help_line = " ".join(["corollary", *[word for word in words[:1] if word in COMMANDS], "--help"])
+        raise UsageError(f"{_essence(complaint.getvalue())} (`{help_line}` explains)") from None
+
+
+def _essence(framed: str) -> str:
+    """What the parser complains about: the first paragraph inside its frame, and the options it suggests."""
+    lines = [line.strip("│╭╰╮╯ ") for line in framed.splitlines()[1:]]
+    first = list(itertools.takewhile(lambda line: line and not line.startswith("─"), lines))
+    meant = re.findall(r"--[a-z][a-z-]*", framed.partition("Perhaps you meant")[2].partition("──")[0])
+    suggested = [name for name in dict.fromkeys(meant) if name != "--help"][:2]
+    return " ".join(first).rstrip(".") + (f"; perhaps you meant {' or '.join(suggested)}" if suggested else "")
 
 
 def _complain(text: str) -> None:

@@ -23,7 +23,7 @@ class Reproduce:
     At the end stands the table of claims; results and plots are files.
     """
 
-    slugs: tyro.conf.Positional[tuple[str, ...]]
+    slugs: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="SLUG...", help_behavior_hint="")]
     """Papers to reproduce, as `corollary list` names them."""
     claim: Annotated[tyro.conf.UseAppendAction[tuple[str, ...]], tyro.conf.arg(metavar="ID")] = ()
     """Only this claim, such as C3. Several: give the option again, or join them with commas."""
@@ -32,8 +32,8 @@ class Reproduce:
     budget: Annotated[str, tyro.conf.arg(metavar="{smoke,quick,full}")] = "quick"
     """How much work: smoke = is everything wired up, never a verdict; quick = a first look in minutes;
     full = verdicts, with five seeds or more."""
-    workers: int | None = None
-    """Runs to train at the same time. Default: one per usable core. The numbers do not depend on it."""
+    workers: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"
+    """Runs to train at the same time; auto = one per usable core. The numbers do not depend on it."""
     out: Path = Path("reproductions")
     """Folder for results and plots; each paper gets a folder of its own inside."""
     record: bool = False
@@ -49,8 +49,7 @@ class Reproduce:
 
         if not self.slugs:
             raise UsageError("reproduce needs a paper; `corollary list` names them")
-        if self.workers is not None and self.workers < 1:
-            raise UsageError(f"--workers must be 1 or more, got {self.workers}")
+        workers = self._workers()
         budget = choose(Budget, self.budget)
         levels = [choose(Level, word) for word in split(self.level)]
         claims = split(self.claim)
@@ -61,9 +60,18 @@ class Reproduce:
                 select_claims(chosen, claim_ids=claims, levels=levels)
                 if self.record:
                     recorded_folder(chosen, budget)
-        return max(self._reproduce(chosen, budget, levels, claims) for chosen in papers)
+        return max(self._reproduce(chosen, budget, levels, claims, workers) for chosen in papers)
 
-    def _reproduce(self, paper: "Paper", budget: "Budget", levels: "list[Level]", claims: list[str]) -> int:
+    def _workers(self) -> int | None:
+        if self.workers == "auto":
+            return None
+        if not self.workers.isdecimal() or int(self.workers) < 1:
+            raise UsageError(f"--workers must be a whole number from 1 on, or auto, got {self.workers!r}")
+        return int(self.workers)
+
+    def _reproduce(
+        self, paper: "Paper", budget: "Budget", levels: "list[Level]", claims: list[str], workers: int | None
+    ) -> int:
         from rich.console import Console
 
         from corollary.reproduce import OutputError, PlotError, StorageError, exit_status, reproduce
@@ -76,7 +84,7 @@ class Reproduce:
                     claim_ids=claims,
                     levels=levels,
                     budget=budget,
-                    workers=self.workers,
+                    workers=workers,
                     out=self.out,
                     record=self.record,
                     fresh=self.fresh,

@@ -19,6 +19,7 @@ from typing import Any
 
 POLL_S = 0.25
 PARENT_POLL_S = 0.5
+# In the environment of the workers before they import torch, which then computes with one thread.
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
@@ -264,9 +265,6 @@ def _begin(parent: int) -> None:
     """First call in a worker process: Ctrl-C is the parent's business, and no worker outlives its parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _end_with(parent: int) -> None:

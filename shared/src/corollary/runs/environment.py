@@ -4,7 +4,6 @@ import os
 import platform
 import subprocess
 import sys
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 
@@ -35,9 +34,8 @@ def describe_versions(*, also: tuple[str, ...] = ()) -> dict[str, str]:
     return versions
 
 
-@cache
 def describe_machine() -> dict[str, object]:
-    """CPU model, usable cores, memory (GiB), GPU and operating system. Imports torch to ask for the GPU."""
+    """CPU model, usable cores, memory (GiB), GPU and operating system."""
     return {
         "cpu": _cpu_model(),
         "cores": usable_cores(),
@@ -126,8 +124,15 @@ def _memory_gib() -> float | None:
 
 
 def _gpu_model() -> str | None:
-    import torch
+    """Model of the first NVIDIA GPU: as torch sees it where torch is loaded, otherwise as the driver tells.
 
-    if not torch.cuda.is_available():
-        return None
-    return torch.cuda.get_device_name()
+    A process that has not needed torch so far is not made to import it for this.
+    """
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        return torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        for line in file.read_text(encoding="utf-8").splitlines():
+            if line.startswith("Model:"):
+                return line.partition(":")[2].strip()
+    return None
