@@ -34,7 +34,7 @@ class NetworkStep(Recipe):
     warm_start: WarmStart
     warm_start_seed: int = 0
     tokens: int = 256
-    learning_rate: float = 1e-4
+    learning_rate: float = 1e-5
     """Plain SGD. Small, so that what is left of the difference is the shared weights and not the second order."""
 
     def requires(self, seed: int) -> tuple[Run, ...]:

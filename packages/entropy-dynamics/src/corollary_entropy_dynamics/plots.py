@@ -116,7 +116,6 @@ def predicted_and_measured(runs: Runs) -> Figure:
             ylabel="measured dH [nats]",
             title=f"single-token SGD steps of the network (seed {seed})",
         )
-        axes[1].ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
         log = read_metrics(names["grpo"])
         axes[2].scatter(
             log["predicted/entropy_change"].iloc[:-1],
@@ -127,7 +126,7 @@ def predicted_and_measured(runs: Runs) -> Figure:
         )
         axes[2].set(
             xlabel="predicted: batch mean of -A D",
-            ylabel="change of batch entropy to the next step [nats]",
+            ylabel="change of batch entropy [nats]",
             title=f"GRPO training steps, AdamW (seed {seed})",
         )
     for axis in axes:
