@@ -161,7 +161,7 @@ def machine() -> dict[str, object]:
 def main() -> None:
     """Parse the options, measure, append to the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=["4096x32000", "1024x14"], metavar="NxV")
+    parser.add_argument("--shapes", nargs="+", default=["4096x32000", "1024x14", "256x14"], metavar="NxV")
     parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds per shape and mode")
     parser.add_argument("--threads", type=int, default=1, help="threads of torch")
     parser.add_argument("--compile", action="store_true", help="also time the compiled backend")

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corollary.kernels._rows import Coefficients, Rows, RowSums, concatenate
+from corollary.kernels._rows import Chunk, Coefficients, Rows, RowSums, concatenate
 
 GATHER_BYTES = 1 << 26
 """Size of a copy of rows that cannot be viewed (scattered masks, unusual strides), per chunk."""
@@ -35,13 +35,12 @@ class CompiledBackend:
         parts = []
         with torch.no_grad():
             for chunk in rows.chunks(_chunk_size(rows)):
-                part = slice(chunk.start, chunk.stop)
                 parts.append(
                     RowSums(
                         *run(
                             chunk.logits,
-                            rows.targets[part],
-                            _temperature(rows, part),
+                            chunk.of(rows.targets),
+                            _temperature(rows, chunk),
                             mean=mean,
                             second=second,
                             second_log=second_log,
@@ -67,7 +66,6 @@ class CompiledBackend:
         in_place = gradient.data_ptr() == rows.logits.data_ptr()
         with torch.no_grad():
             for chunk in rows.chunks(_chunk_size(rows)):
-                part = slice(chunk.start, chunk.stop)
                 if not isinstance(chunk.where, slice):
                     out = torch.empty(chunk.logits.shape, dtype=gradient.dtype, device=gradient.device)
                 else:
@@ -76,10 +74,10 @@ class CompiledBackend:
                 run(
                     out,
                     chunk.logits,
-                    rows.targets[part],
-                    _temperature(rows, part),
-                    sums.row_max[part],
-                    *(None if c is None else c[part] for c in coefficients),
+                    chunk.of(rows.targets),
+                    _temperature(rows, chunk),
+                    chunk.of(sums.row_max),
+                    *(None if c is None else chunk.of(c) for c in coefficients),
                 )
                 if not isinstance(chunk.where, slice):
                     gradient.index_copy_(0, chunk.where, out)
@@ -170,8 +168,8 @@ def _chunk_size(rows: Rows) -> int:
     return max(1, GATHER_BYTES // (rows.vocabulary * rows.logits.dtype.itemsize))
 
 
-def _temperature(rows: Rows, part: slice) -> Tensor:
+def _temperature(rows: Rows, chunk: Chunk) -> Tensor:
     """Return one number as a tensor, or a column of them; its dtype tells the compute dtype."""
     if isinstance(rows.temperature, Tensor):
-        return rows.temperature[part].unsqueeze(-1)
+        return chunk.of(rows.temperature).unsqueeze(-1)
     return torch.tensor(rows.temperature, dtype=rows.compute_dtype, device=rows.logits.device)

@@ -87,7 +87,8 @@ def _raise_on_bad_rows(rows: Rows, sums: RowSums) -> None:
 def outputs_of(rows: Rows, sums: RowSums, stats: Sequence[str]) -> tuple[Tensor, ...]:
     """Return the requested statistics and then ``log_z``, each in the targets' shape, 0 on masked rows."""
     columns = [_statistic(sums, name) for name in stats]
-    columns.append(sums.row_max / rows.temperature + sums.log_sum)
+    plain = isinstance(rows.temperature, float) and rows.temperature == 1.0
+    columns.append((sums.row_max if plain else sums.row_max / rows.temperature) + sums.log_sum)
     return tuple(_in_shape(rows, column) for column in columns)
 
 

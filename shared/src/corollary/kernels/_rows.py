@@ -21,6 +21,19 @@ class Chunk(NamedTuple):
     where: slice | Tensor
     """The rows' places among all ``N`` flattened rows."""
 
+    def of(self, column: Tensor) -> Tensor:
+        """Return the chunk's part of a tensor with one entry per valid row."""
+        # On small problems, which are one chunk, an indexing operation costs as much as a sum.
+        whole = self.start == 0 and self.stop == column.shape[0]
+        return column if whole else column[self.start : self.stop]
+
+    def into(self, column: Tensor) -> Tensor | None:
+        """Return the view of a tensor of all ``N`` rows that the chunk covers, if its places are a run."""
+        if not isinstance(self.where, slice):
+            return None
+        whole = self.where.start == 0 and self.where.stop == column.shape[0]
+        return column if whole else column[self.where]
+
 
 def compute_dtype(logits: Tensor) -> torch.dtype:
     """Return float64 for float64 logits, else float32."""
@@ -95,7 +108,10 @@ class Rows:
 
     def _gather(self, where: slice | Tensor) -> Tensor:
         if self.flat is not None:
-            return self.flat[where] if isinstance(where, slice) else self.flat.index_select(0, where)
+            if not isinstance(where, slice):
+                return self.flat.index_select(0, where)
+            whole = where.start == 0 and where.stop == self.flat.shape[0]
+            return self.flat if whole else self.flat[where]
         if isinstance(where, slice):
             where = torch.arange(where.start, where.stop, device=self.logits.device)
         return self.logits[torch.unravel_index(where, self.logits.shape[:-1])]

@@ -52,7 +52,7 @@ class TorchBackend:
         if not parts:
             return _empty_sums(rows, stats), ()
         count = rows.count
-        return concatenate(parts), (shifted[:count], exponential[:count]) if keep else ()
+        return concatenate(parts), (_top(shifted, count), _top(exponential, count)) if keep else ()
 
     def backward(
         self,
@@ -81,6 +81,10 @@ def _buffer(rows: Rows, shape: tuple[int, int]) -> Tensor:
     return torch.empty(shape, dtype=rows.compute_dtype, device=rows.logits.device)
 
 
+def _top(buffer: Tensor, count: int) -> Tensor:
+    return buffer if buffer.shape[0] == count else buffer[:count]
+
+
 def _empty_sums(rows: Rows, stats: frozenset[str]) -> RowSums:
     empty = torch.empty(0, dtype=rows.compute_dtype, device=rows.logits.device)
     return RowSums(*(empty for _ in RowSums._fields)) if stats else RowSums(empty, empty, empty)
@@ -94,7 +98,7 @@ def _shift(rows: Rows, chunk: Chunk, logits: Tensor, row_max: Tensor, out: Tenso
         out.copy_(logits).sub_(row_max)
     temperature = rows.temperature
     if isinstance(temperature, Tensor):
-        out.div_(temperature[chunk.start : chunk.stop].unsqueeze(-1))
+        out.div_(chunk.of(temperature).unsqueeze(-1))
     elif temperature != 1.0:
         out.div_(temperature)
     return out
@@ -110,10 +114,10 @@ def _sum_chunk(
         # others.
         logits = logits.expand(2, -1)
     height = logits.shape[0]
-    u, e, product = shifted[:height], exponential[:height], product[:height]
+    u, e, product = (_top(buffer, height) for buffer in (shifted, exponential, product))
     row_max = logits.amax(-1, keepdim=True).to(rows.compute_dtype)
     _shift(rows, chunk, logits, row_max, u)
-    target_u = u[:count].gather(1, rows.targets[chunk.start : chunk.stop].unsqueeze(-1))
+    target_u = _top(u, count).gather(1, chunk.of(rows.targets).unsqueeze(-1))
     if stats - {"log_prob"}:
         u.clamp_(min=_EXP_IS_ZERO)
     torch.exp(u, out=e)
@@ -140,13 +144,13 @@ def _sum_chunk(
     sums = RowSums(
         row_max.squeeze(-1),
         log_sum,
-        target_u.squeeze(-1) - log_sum[:count],
+        target_u.squeeze(-1) - _top(log_sum, count),
         mean,
         second,
         second_log,
         spread,
     )
-    return sums if height == count else sums.map(lambda field: field[:count])
+    return sums if height == count else sums.map(lambda field: _top(field, count))
 
 
 def _write_gradient(
@@ -159,17 +163,16 @@ def _write_gradient(
     buffers: Sequence[Tensor],
     second: Tensor | None,
 ) -> None:
-    part = slice(chunk.start, chunk.stop)
     count = chunk.stop - chunk.start
-    a0, a1, a2, b0, b1, target = (None if c is None else c[part].unsqueeze(-1) for c in coefficients)
+    a0, a1, a2, b0, b1, target = (None if c is None else chunk.of(c).unsqueeze(-1) for c in coefficients)
     assert a0 is not None
     if kept:
         u, e = kept
         work: Tensor | None = None
     else:
-        u, e = (buffer[:count] for buffer in buffers)
+        u, e = (_top(buffer, count) for buffer in buffers)
         work = u
-        _shift(rows, chunk, chunk.logits, sums.row_max[part].unsqueeze(-1), u)
+        _shift(rows, chunk, chunk.logits, chunk.of(sums.row_max).unsqueeze(-1), u)
         if a1 is not None or b1 is not None:
             u.clamp_(min=_EXP_IS_ZERO)
         torch.exp(u, out=e)
@@ -177,7 +180,7 @@ def _write_gradient(
     inner = None
     if b0 is not None:
         assert second is not None
-        inner = second[:count]
+        inner = _top(second, count)
         if b1 is None:
             torch.mul(e, b0, out=inner)
         else:
@@ -192,14 +195,14 @@ def _write_gradient(
             bracket = torch.mul(u, a2).add_(a1).mul_(u).add_(a0)
     if inner is not None:
         bracket = inner.add_(bracket)
-    where = chunk.where
-    direct = isinstance(where, slice) and gradient.dtype == e.dtype
-    out = gradient[where] if direct else e if work is not None else torch.empty_like(e)
+    place = chunk.into(gradient)
+    direct = place is not None and place.dtype == e.dtype
+    out = place if direct else e if work is not None else torch.empty_like(e)
+    assert out is not None
     torch.mul(e, bracket, out=out)
     if target is not None:
-        out.scatter_add_(1, rows.targets[part].unsqueeze(-1), target)
-    if not direct:
-        if isinstance(where, slice):
-            gradient[where] = out
-        else:
-            gradient.index_copy_(0, where, out.to(gradient.dtype))
+        out.scatter_add_(1, chunk.of(rows.targets).unsqueeze(-1), target)
+    if isinstance(chunk.where, Tensor):
+        gradient.index_copy_(0, chunk.where, out.to(gradient.dtype))
+    elif place is not None and not direct:
+        place.copy_(out)
