@@ -172,7 +172,7 @@ def test_failing_plots_lose_no_results(run: Reproducing, monkeypatch: pytest.Mon
         run("C1")
     assert [result.claim for result in caught.value.results] == ["C1"]
     assert read_results(run.out / "toy-paper", paper="toy-paper")["C1"].verdict is Verdict.REPRODUCED
-    assert "1 claims: 1 reproduced" in run.printed
+    assert "1 claim: 1 reproduced" in run.printed
 
 
 def test_folder_that_cannot_be_written_is_refused_before_anything_runs(run: Reproducing) -> None:

@@ -47,13 +47,13 @@ def test_number(value: float, text: str) -> None:
     ],
 )
 def test_interval(numbers: tuple[float, float, float], text: str) -> None:
-    assert format_interval(*numbers).replace("\u00a0", " ") == text
+    assert format_interval(*numbers) == text
 
 
 def test_exact_claim_shows_its_worst_case_and_an_inclusive_bound() -> None:
     finding = Gate("e", "e", below=1e-8).evaluate([1e-12, 3e-9], Level.EXACT)
     assert format_measured(finding, Level.EXACT) == "3e-9"
-    assert format_bound(finding, Level.EXACT) == "≤\u00a01e-8"
+    assert format_bound(finding, Level.EXACT) == "≤ 1e-8"
 
 
 def test_values_that_are_not_finite_are_counted() -> None:

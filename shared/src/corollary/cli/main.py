@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit status; see `DESCRIPTION`.
     """
+    _never_fail_to_print()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words == ["--version"]:
         print(f"corollary {corollary.__version__}")
@@ -88,9 +89,10 @@ def parse(words: Sequence[str]) -> List | Reproduce | Tables | Cite:
 
 def _essence(framed: str) -> str:
     """What the parser complains about: the first paragraph inside its frame, and the options it suggests."""
-    lines = [line.strip("│╭╰╮╯ ") for line in framed.splitlines()[1:]]
-    first = list(itertools.takewhile(lambda line: line and not line.startswith("─"), lines))
-    meant = re.findall(r"--[a-z][a-z-]*", framed.partition("Perhaps you meant")[2].partition("──")[0])
+    lines = [line.strip("│|╭╰╮╯+ ") for line in framed.splitlines()[1:]]
+    inside = itertools.dropwhile(_is_rule, lines)  # a stream without box characters has a rule below the title
+    first = list(itertools.takewhile(lambda line: line and not _is_rule(line), inside))
+    meant = re.findall(r"--[a-z][a-z-]*", framed.partition("Perhaps you meant")[2])
     suggested = [name for name in dict.fromkeys(meant) if name != "--help"][:2]
     return " ".join(first).rstrip(".") + (f"; perhaps you meant {' or '.join(suggested)}" if suggested else "")
 
@@ -98,3 +100,14 @@ def _essence(framed: str) -> str:
 def _complain(text: str) -> None:
     """One line on the error stream, whatever the message holds."""
     print(f"corollary: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _is_rule(line: str) -> bool:
+    return bool(line) and not line.strip("─-")
+
+
+def _never_fail_to_print() -> None:
+    """Print a question mark where the terminal's encoding lacks a character, rather than fail over it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -4,8 +4,6 @@ import math
 
 from corollary.papers import Finding, Level
 
-NO_BREAK_SPACE = "\u00a0"
-
 
 def format_number(value: float, *, digits: int = 3) -> str:
     """A number with this many significant digits, in scientific notation when very small or very large.
@@ -38,16 +36,16 @@ def format_interval(mean: float, low: float, high: float) -> str:
     half = (high - low) / 2
     largest = max(abs(low), abs(high), abs(mean))
     if largest == 0:
-        return "0 [0, 0]".replace(" [0, ", f" [0,{NO_BREAK_SPACE}")
+        return "0 [0, 0]"
     if half <= largest * 1e-6:
         number = format_number(mean, digits=4)
-        return f"{number} [{number},{NO_BREAK_SPACE}{number}]"
+        return f"{number} [{number}, {number}]"
     if largest < 1e-3 or largest >= 1e6:
         shown = [format_number(value) for value in (mean, low, high)]
     else:
         decimals = max(0, 1 - math.floor(math.log10(half)))
         shown = [f"{value:.{decimals}f}" for value in (mean, low, high)]
-    return f"{shown[0]} [{shown[1]},{NO_BREAK_SPACE}{shown[2]}]"
+    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def format_bound(finding: Finding, level: Level) -> str:
@@ -58,7 +56,7 @@ def format_bound(finding: Finding, level: Level) -> str:
         sign, threshold = ("≤" if level is Level.EXACT else "<"), finding.below
     else:
         return ""
-    return f"{sign}{NO_BREAK_SPACE}{format_number(threshold)}"
+    return f"{sign} {format_number(threshold)}"
 
 
 def format_measured(finding: Finding, level: Level) -> str:
@@ -70,7 +68,7 @@ def format_measured(finding: Finding, level: Level) -> str:
         return f"not finite in {bad} of {len(finding.values)} seeds"
     else:
         number = format_interval(finding.mean, finding.low, finding.high)
-    return f"{number}{NO_BREAK_SPACE}{finding.unit}" if finding.unit else number
+    return f"{number} {finding.unit}" if finding.unit else number
 
 
 def format_seconds(seconds: float) -> str:

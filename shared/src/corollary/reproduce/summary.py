@@ -17,6 +17,8 @@ CAPTION = "Seconds: the measurement plus its training runs as recorded; a run th
 
 
 MAX_WIDTH = 120
+MIN_CLAIM_WIDTH = 28
+MIN_PAPER_WIDTH = 8
 MIN_WIDTH = 100
 """Width of tables in files and pipes, where nobody says how wide they may be."""
 
@@ -58,7 +60,12 @@ def column_widths(results: Sequence[ClaimResult], total: int) -> dict[str, int]:
         "verdict": max(len(verdict) for verdict in Verdict),
         "seconds": len("seconds"),
     }
-    widths["claim"] = max(20, total - sum(widths.values()) - 2 * len(widths))
+    left = total - sum(widths.values()) - 2 * len(widths)
+    if left < MIN_CLAIM_WIDTH:  # on a narrow terminal the paper's words wrap sooner than our numbers
+        taken = min(MIN_CLAIM_WIDTH - left, max(0, widths["paper"] - MIN_PAPER_WIDTH))
+        widths["paper"] -= taken
+        left += taken
+    widths["claim"] = max(MIN_CLAIM_WIDTH // 2, left)
     return widths
 
 
@@ -108,7 +115,7 @@ def count_verdicts(results: Iterable[ClaimResult]) -> list[tuple[Verdict, int]]:
 
 
 def _counted(results: Sequence[ClaimResult]) -> list[tuple[str, str]]:
-    parts: list[tuple[str, str]] = [(f"{len(results)} claims: ", "bold")]
+    parts: list[tuple[str, str]] = [(f"{len(results)} claim{'s' * (len(results) != 1)}: ", "bold")]
     for index, (verdict, count) in enumerate(count_verdicts(results)):
         parts += [(", ", "")] * bool(index) + [(f"{count} {verdict.value}", STYLES[verdict])]
     return parts

@@ -8,7 +8,6 @@ from pathlib import Path
 from corollary.papers import Finding, Level, Paper, Verdict, paper, paper_slugs, paper_source
 from corollary.papers.discovery import GROUP
 from corollary.reproduce.numbers import (
-    NO_BREAK_SPACE,
     format_bound,
     format_measured,
     format_number,
@@ -193,20 +192,16 @@ def _counts(results: Sequence[ClaimResult]) -> str:
 
 
 def _labelled(finding: Finding, level: Level) -> str:
-    bound = _plain(format_bound(finding, level))
+    bound = format_bound(finding, level)
     return _cell(f"{finding.label} {bound}" if bound else f"{finding.label} (reported)")
 
 
 def _measured(finding: Finding, level: Level) -> str:
-    return _cell(_plain(format_measured(finding, level)))
+    return _cell(format_measured(finding, level))
 
 
 def _verdict(verdict: Verdict) -> str:
     return f"**{verdict}**"
-
-
-def _plain(text: str) -> str:
-    return text.replace(NO_BREAK_SPACE, " ")
 
 
 def _cell(text: str) -> str:
