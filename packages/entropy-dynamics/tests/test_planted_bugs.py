@@ -8,6 +8,7 @@ from corollary_entropy_dynamics.experiments import Size
 
 from corollary.papers import MIN_SEEDS, Budget, Level, Measurement, Verdict, worst
 from corollary.runs import RunStore, with_requirements
+from corollary.tasks import DigitSum
 
 MEASURED = [claim for claim in PAPER.claims if claim.measure is not None]
 TRUE_S = discriminator.entropy_discriminator
@@ -105,6 +106,8 @@ def measure(monkeypatch, clean_store, tmp_path):
     """Train what a claim needs, at a size for tests, and measure it. A broken method gets a store of its own."""
     torch.set_num_threads(1)
     monkeypatch.setitem(experiments.SIZES, Budget.SMOKE, SMALL)
+    # So young a policy never adds up five digits. With an easier reward there are advantages of both signs.
+    monkeypatch.setattr(DigitSum, "reward", lambda self, prompt, completion: float(completion[0] < 5))
 
     def run(identifier, *, broken=False):
         claim = PAPER.claim(identifier)
@@ -172,7 +175,7 @@ def test_applied_masks_make_a_difference(measure):
     _, methods = measure("C8-entropy")
     assert methods["clip-v: dropped"] > 0
     assert methods["clip-v: entropy"] != 0
-    # The authors' dose of Clip_B drops nothing from so young a policy; a larger one does.
+    # The authors' dose of Clip_B may drop nothing from so young a policy; a larger one does.
     _, doses = measure("C9-training")
     assert doses["mu=1.0"] != doses["mu=2.5"]
 
