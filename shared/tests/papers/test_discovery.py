@@ -20,9 +20,7 @@ PAPER = Paper(slug="{slug}", title="T", authors=("A",), arxiv="2601.00001", year
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
     """Put a distribution with an entry point on the path, as an installer does."""
 
-    def install_package(
-        slug: str, code: str, *, package: str, value: str = "", checkout: bool = False
-    ) -> Path:
+    def install_package(slug: str, code: str, *, package: str, value: str = "", checkout: bool = False) -> Path:
         root = tmp_path / slug / ("src" if checkout else "site")
         (root / package).mkdir(parents=True)
         (root / package / "__init__.py").touch()
@@ -30,9 +28,7 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         info = root / f"corollary_{package}-0.1.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.4\nName: corollary-{package}\nVersion: 0.1\n")
-        (info / "entry_points.txt").write_text(
-            f"[corollary.papers]\n{slug} = {value or package + '.claims:PAPER'}\n"
-        )
+        (info / "entry_points.txt").write_text(f"[corollary.papers]\n{slug} = {value or package + '.claims:PAPER'}\n")
         if checkout:
             (root.parent / "pyproject.toml").write_text(f'[project]\nname = "corollary-{package}"\n')
         monkeypatch.syspath_prepend(str(root))
@@ -84,9 +80,7 @@ def test_two_packages_with_one_slug_are_both_named(install: Install, tmp_path: P
     (tmp_path / "twin-paper").rename(tmp_path / "first")
     sys.path.insert(0, str(tmp_path / "first" / "site"))
     install("twin-paper", CLAIMS.format(slug="twin-paper"), package="twin_two")
-    with pytest.raises(
-        PaperLoadError, match="several packages provide it: corollary-twin_one, corollary-twin_two"
-    ):
+    with pytest.raises(PaperLoadError, match="several packages provide it: corollary-twin_one, corollary-twin_two"):
         paper("twin-paper")
 
 

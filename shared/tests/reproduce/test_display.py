@@ -70,7 +70,7 @@ def test_each_level_has_a_table_that_says_budget_and_seeds() -> None:
 
 def test_few_seeds_are_said_to_be_the_reason() -> None:
     text = summary(100, replace(CLAIM, verdict=Verdict.NO_VERDICT))
-    assert "No verdict on C12: budget quick has too few seeds for one; --budget full has enough." in text
+    assert "No verdict on C12: budget quick has too few seeds for one; --budget full decides." in text
 
 
 def test_pipe_gets_a_wide_table() -> None:

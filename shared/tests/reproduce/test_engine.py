@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from corollary.papers import Budget, Claim, Gate, Level, Paper, Verdict, paper
+from corollary.papers import Budget, Claim, Gate, Level, Paper, PlotInputs, Verdict, paper
 from corollary.reproduce import (
     ClaimResult,
+    Interrupted,
     OutputError,
     PlotError,
     exit_status,
@@ -237,3 +238,33 @@ def test_paper_that_is_not_installed_can_be_reproduced(run: Reproducing) -> None
     exact: Claim = run.paper.claim("C1")
     run.paper = replace(run.paper, slug="nowhere", claims=(exact,), plots=None)
     assert run()["C1"].verdict is Verdict.REPRODUCED
+
+
+@pytest.mark.filterwarnings("always::RuntimeWarning")
+def test_damaged_record_is_one_warning_line_and_a_new_run(run: Reproducing) -> None:
+    first = run("C4", budget=Budget.SMOKE)
+    (done,) = run.store.root.glob("toy-count-*/done.json")
+    done.write_text("{")
+    again = run("C4", budget=Budget.SMOKE)
+    warned = [line for line in run.printed.splitlines() if line.startswith("warning: ")]
+    assert len(warned) == 1
+    assert "done.json is unreadable" in warned[0]
+    assert without_times(again["C4"]) == without_times(first["C4"])
+
+
+def test_store_that_cannot_be_written_is_refused(run: Reproducing) -> None:
+    run.store.root.write_text("a file in place of the folder")
+    with pytest.raises(OutputError, match=r"cannot write to the folder .*runs: "):
+        run("C4", budget=Budget.SMOKE)
+
+
+def test_interrupted_plots_leave_no_half_image(run: Reproducing) -> None:
+    def stop_half_way(inputs: PlotInputs) -> list[Path]:
+        (inputs.out / "half.png").write_bytes(b"PN")
+        raise KeyboardInterrupt
+
+    run.paper = replace(run.paper, plots=stop_half_way)
+    with pytest.raises(Interrupted) as stopped:
+        run("C1")
+    assert stopped.value.status == 130
+    assert [path.name for path in (run.out / "toy-paper").iterdir()] == ["C1.json"]

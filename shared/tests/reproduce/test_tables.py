@@ -131,3 +131,10 @@ def test_statement_cannot_break_the_table(recorded: Path) -> None:
     lines = generate(recorded)[recorded / "README.md"].splitlines()
     rows = [line for line in lines if line.startswith("|")]
     assert len({row.replace("\\|", "").count("|") for row in rows}) == 1
+
+
+def test_index_of_the_docs_is_filled_if_there_is_one(recorded: Path) -> None:
+    index = recorded / "docs" / "index.md"
+    index.parent.mkdir()
+    index.write_text("# Docs\n<!-- generated:papers -->\n<!-- /generated -->\n")
+    assert "[`toy-paper`](papers/toy-paper.md)" in generate(recorded)[index]

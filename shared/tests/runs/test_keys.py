@@ -136,3 +136,9 @@ def test_requirements_come_first_and_once() -> None:
 def test_circle_of_requirements_is_refused() -> None:
     with pytest.raises(ValueError, match="circle, seed 0 requires itself"):
         with_requirements([Run(Circle(), 0)])
+
+
+def test_runs_with_the_same_key_are_equal() -> None:
+    first, second = Run(Walk(extra={"a": 1, "b": 2}), 0), Run(Walk(extra={"b": 2, "a": 1}), 0)
+    assert {first, second} == {first}
+    assert first != Run(Walk(), 0)

@@ -1,5 +1,6 @@
 """`corollary list`: papers, claims and recorded verdicts at a glance."""
 
+import sys
 from dataclasses import dataclass
 
 
@@ -14,7 +15,7 @@ class List:
         from rich.table import Table
         from rich.text import Text
 
-        from corollary.papers import PaperLoadError, paper, paper_slugs, paper_source
+        from corollary.papers import Level, PaperLoadError, paper, paper_slugs, paper_source
         from corollary.reproduce.display import STYLES
         from corollary.reproduce.recorded import recorded_results
         from corollary.reproduce.results import ResultFileError
@@ -25,28 +26,32 @@ class List:
             print("No paper is installed. Install a package such as corollary-entropy-dynamics.")
             return 0
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        table.add_column("paper", no_wrap=True, min_width=max(map(len, slugs)))
-        table.add_column("title", overflow="fold", ratio=3)
-        table.add_column("claims", justify="right", min_width=6)
-        table.add_column("recorded verdicts", overflow="fold", ratio=3)
+        table.add_column("paper", overflow="fold", ratio=3)
+        for level in Level:
+            table.add_column("paper scale" if level is Level.PAPER else level.value, overflow="fold", ratio=2)
         table.add_column("budget", no_wrap=True)
-        status = 0
+        status, problems = 0, []
         for slug in slugs:
+            name = Text(slug, style="bold")
             try:
                 listed = paper(slug)
-            except PaperLoadError as error:
-                status = 2
-                table.add_row(slug, "", "", Text(str(error), style="red"), "")
-                continue
-            row = [slug, Text(f"{listed.title} (arXiv:{listed.arxiv})"), str(len(listed.claims))]
-            try:
+                name.append(f"\n{listed.title} (arXiv:{listed.arxiv})", style="not bold dim")
                 results = recorded_results(listed, paper_source(slug).results)
             except (ResultFileError, PaperLoadError) as error:
                 status = 2
-                table.add_row(*row, Text(str(error), style="red"), "")
+                table.add_row(name, Text("unreadable, see below", style="red"))
+                problems.append(str(error))
                 continue
-            counts = [Text(f"{count} {verdict}", style=STYLES[verdict]) for verdict, count in count_verdicts(results)]
+            counts = [
+                Text(", ").join(
+                    Text(f"{count} {verdict}", style=STYLES[verdict])
+                    for verdict, count in count_verdicts(result for result in results if result.level is level)
+                )
+                for level in Level
+            ]
             budgets = dict.fromkeys(result.budget.value for result in results if result.findings)
-            table.add_row(*row, Text(", ").join(counts), "/".join(budgets))
+            table.add_row(name, *counts, "/".join(budgets))
         wide_enough(Console()).print(table)
+        for problem in problems:
+            print(f"corollary: {problem}", file=sys.stderr)
         return status

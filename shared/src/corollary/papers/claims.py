@@ -96,7 +96,7 @@ class PlotInputs:
 
     budget: Budget
     out: Path
-    """Where the images go, as PNG."""
+    """Where the images go, as PNG. They are moved to the results when all are drawn."""
     results: "Mapping[str, ClaimResult]"
     """Results by claim id; only claims that were part of this reproduction."""
     runs: Mapping[str, Mapping[int, Mapping[str, Path]]]

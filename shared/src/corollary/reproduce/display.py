@@ -198,7 +198,8 @@ def claim_line(result: ClaimResult) -> Text:
     if not result.findings:
         text.append(result.error or f"needs {result.needs}")
         return text
-    first = result.findings[0]
+    # The gate that decides: of several, the first that has the claim's own verdict.
+    first = next((item for item in result.findings if item.verdict is verdict), result.findings[0])
     text.append(f"{first.label} {format_measured(first, result.level)}")
     if bound := format_bound(first, result.level):
         text.append(f" ({bound})")

@@ -1,7 +1,6 @@
 """Reproducing a paper, from Python: what the command `corollary reproduce` calls."""
 
 import os
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from corollary.papers import Budget, Claim, Level, Paper, Verdict, paper_source
 from corollary.reproduce.display import make_display
-from corollary.reproduce.execution import OutputError, Reproduction
+from corollary.reproduce.execution import Reproduction, check_writable
 from corollary.reproduce.results import ClaimResult
 from corollary.reproduce.summary import print_summary
 from corollary.reproduce.workers import signals_as_interrupts
@@ -134,18 +133,3 @@ def recorded_folder(paper: Paper, budget: Budget) -> Path:
     if source.checkout is None:
         raise ValueError(f"{source.distribution} is not installed from a checkout, so there is nowhere to record to")
     return source.results
-
-
-def check_writable(folder: Path) -> None:
-    """Create the folder and see whether a file can be written there, before anything is trained.
-
-    Raises:
-        OutputError: It cannot.
-    """
-    probe = folder / f".writable-{os.getpid()}-{secrets.token_hex(4)}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error

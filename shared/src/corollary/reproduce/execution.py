@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import secrets
+import tempfile
 import warnings
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field
@@ -37,6 +39,21 @@ class Interrupted(KeyboardInterrupt):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def check_writable(folder: Path) -> None:
+    """Create the folder and see whether a file can be written there, before anything is trained.
+
+    Raises:
+        OutputError: It cannot.
+    """
+    probe = folder / f".writable-{os.getpid()}-{secrets.token_hex(4)}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
 
 
 @dataclass(kw_only=True)
@@ -104,6 +121,8 @@ class Reproduction:
         store = RunStore(self.store.root / FRESH) if self.fresh else self.store
         claims = [claim for claim in claims if self._ask_for_runs(claim)]
         jobs, runs = self._training_jobs(claims, store)
+        if jobs:
+            check_writable(store.root)
         estimate = Estimate(self.workers)
         by_key = {run.key: run for run in runs}
         for run in runs:
@@ -268,8 +287,13 @@ class Reproduction:
             if identifier in measured
         }
         try:
-            inputs = PlotInputs(budget=self.budget, out=self.folder, results=measured, runs=folders)
-            return sorted(Path(path) for path in self.paper.plots(inputs)), None
+            # Drawn beside the results and then moved: a plot that fails or is interrupted leaves no half image.
+            with tempfile.TemporaryDirectory(dir=self.folder, prefix=".plots-") as drawing:
+                inputs = PlotInputs(budget=self.budget, out=Path(drawing), results=measured, runs=folders)
+                drawn = sorted(Path(path) for path in self.paper.plots(inputs))
+                for path in drawn:
+                    os.replace(path, self.folder / path.name)
+            return [self.folder / path.name for path in drawn], None
         except Exception as error:  # the numbers are safe, and a plot is no reason to lose them
             return [], one_line(error)
 

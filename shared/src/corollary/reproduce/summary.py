@@ -46,7 +46,8 @@ def print_summary(results: Sequence[ClaimResult], console: Console) -> None:
     few = [result for result in results if result.verdict is Verdict.NO_VERDICT]
     if any(result.budget is not Budget.FULL for result in few):
         ids = ", ".join(result.claim for result in few)
-        hint = f"No verdict on {ids}: budget {few[0].budget} has too few seeds for one; --budget full has enough."
+        reason = "never gives one" if few[0].budget is Budget.SMOKE else "has too few seeds for one"
+        hint = f"No verdict on {ids}: budget {few[0].budget} {reason}; --budget full decides."
         console.print(Text(hint, style="dim"), soft_wrap=True)
 
 
@@ -114,6 +115,11 @@ def count_verdicts(results: Iterable[ClaimResult]) -> list[tuple[Verdict, int]]:
     return [(verdict, counts[verdict]) for verdict in Verdict if counts[verdict]]
 
 
+def describe_counts(results: Iterable[ClaimResult]) -> str:
+    """Counts of verdicts in words: `3 reproduced, 1 not run`; a dash if there is no result."""
+    return ", ".join(f"{count} {verdict}" for verdict, count in count_verdicts(results)) or "-"
+
+
 def _counted(results: Sequence[ClaimResult]) -> list[tuple[str, str]]:
     parts: list[tuple[str, str]] = [(f"{len(results)} claim{'s' * (len(results) != 1)}: ", "bold")]
     for index, (verdict, count) in enumerate(count_verdicts(results)):
@@ -140,7 +146,7 @@ def _add_rows(table: Table, result: ClaimResult, indent: int) -> None:
     table.add_row(_hanging(rows, indent), Text(result.reference), ours, verdict, seconds)
     for finding in result.findings if len(result.findings) > 1 else ():
         own = Text(finding.verdict.value, style=STYLES[finding.verdict]) if finding.verdict else Text("-")
-        label = Text(_labelled(finding, result), style="dim")
+        label = Text(f"- {_labelled(finding, result)}", style="dim")
         table.add_row(_hanging([(Text(), label)], indent), "", Text(format_measured(finding, result.level)), own, "")
 
 

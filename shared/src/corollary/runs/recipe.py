@@ -54,9 +54,9 @@ class Recipe:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Run:
-    """A recipe with a seed: one training run.
+    """A recipe with a seed: one training run. Runs with the same key are equal.
 
     Raises:
         TypeError: The recipe is no frozen dataclass, lacks a name or version, or has a field that has no
@@ -78,6 +78,12 @@ class Run:
         if not isinstance(getattr(kind, "name", None), str) or not isinstance(getattr(kind, "version", None), int):
             raise TypeError(f"{kind.__name__} must set the class variables name: str and version: int")
         _ = self.key  # a field without canonical form is reported here, not in a worker
+
+    def __eq__(self, other: object) -> bool:
+        return self.key == other.key if isinstance(other, Run) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.key)
 
     @cached_property
     def key(self) -> str:

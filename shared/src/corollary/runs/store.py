@@ -277,7 +277,7 @@ class RunStore:
     def _read(self, run: Run) -> RunRecord | None:
         try:
             text = (self.path(run) / DONE).read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         record = RunRecord.from_json(text)
         if record.key != run.key:
