@@ -2,6 +2,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+
+from corollary.models import SmallModel
+from corollary.rl import GRPO, METRICS, TrainConfig, Trainer, make_algorithm
+from corollary.rl.scoring import score
+from corollary.tasks import make_task
 from corollary_entropy_dynamics import (
     ClipB,
     ClipBConfig,
@@ -12,11 +17,6 @@ from corollary_entropy_dynamics import (
     SignMaskConfig,
     deviation,
 )
-
-from corollary.models import SmallModel
-from corollary.rl import GRPO, METRICS, TrainConfig, Trainer, make_algorithm
-from corollary.rl.scoring import score
-from corollary.tasks import make_task
 
 TASK = make_task("digit-sum")
 CONFIG = TrainConfig(steps=3, prompts_per_step=8, group_size=4, mini_batches=2, learning_rate=1e-2)
@@ -148,3 +148,19 @@ def test_the_package_offers_its_algorithms_by_name():
     assert make_algorithm("clip-v").config == ClipVConfig(mu=8.5, max_fraction=1e-4)
     assert isinstance(make_algorithm("sign-mask", keep_deviation=-1), SignMask)
     assert isinstance(make_algorithm("grpo-observed"), ObservedGRPO)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("clip-b", {"mu": 0.0}, "mu must be larger than 0, got 0.0"),
+        ("clip-b", {"log_prob_source": "old"}, "log_prob_source must be 'recomputed' or 'rollout', got 'old'"),
+        ("clip-b", {"clip_low": 2.0}, r"clip_low must be in \[0, 1\), got 2.0"),
+        ("clip-v", {"mu": -1.0}, "mu must be larger than 0, got -1.0"),
+        ("clip-v", {"max_fraction": 0.0}, r"max_fraction must be in \(0, 1\], got 0.0"),
+        ("sign-mask", {"keep_deviation": 0}, "keep_deviation must be 1 or -1, got 0"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_trained(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_algorithm(name, **options)

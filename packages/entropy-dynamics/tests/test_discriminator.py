@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+
+from corollary.kernels import TokenStats, token_stats
 from corollary_entropy_dynamics import deviation, entropy_discriminator, predicted_entropy_change, vocabulary_mean
 from corollary_entropy_dynamics.exact import (
     ALL,
@@ -13,8 +15,6 @@ from corollary_entropy_dynamics.exact import (
     unit_vectors,
     vocabulary_identity_error,
 )
-
-from corollary.kernels import TokenStats, token_stats
 
 
 @pytest.mark.parametrize("logits", random_logits(7), ids=lambda z: f"V={z.shape[1]}")

@@ -5,12 +5,12 @@ import sys
 import pytest
 import torch
 import torch.distributed as dist
+
+from corollary.kernels import TokenStats
 from corollary_entropy_dynamics import clip_b_mask, clip_v_mask
 from corollary_entropy_dynamics.discriminator import deviation, entropy_discriminator
 from corollary_entropy_dynamics.exact import synthetic_batch
 from corollary_entropy_dynamics.masks import Moments, batch_moments
-
-from corollary.kernels import TokenStats
 
 # Probability 1/2 everywhere makes S = (H - log 2) / 2, so S can be chosen freely through H.
 LOG_HALF = math.log(0.5)

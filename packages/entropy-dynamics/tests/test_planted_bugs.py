@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from corollary_entropy_dynamics import algorithms, discriminator, exact, experiments, masks, network
-from corollary_entropy_dynamics.claims import PAPER
-from corollary_entropy_dynamics.experiments import Size
 
 from corollary.papers import MIN_SEEDS, Budget, Level, Measurement, Verdict, worst
 from corollary.runs import RunStore, with_requirements
 from corollary.tasks import DigitSum
+from corollary_entropy_dynamics import algorithms, discriminator, exact, experiments, masks, network
+from corollary_entropy_dynamics.claims import PAPER
+from corollary_entropy_dynamics.experiments import Size
 
 MEASURED = [claim for claim in PAPER.claims if claim.measure is not None]
 TRUE_S = discriminator.entropy_discriminator

@@ -342,3 +342,18 @@ def test_algorithms_are_found_by_name():
 def test_bad_configurations_are_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("clip_high", -1.0, "clip_high must be at least 0, got -1.0"),
+        ("dual_clip", 0.5, "dual_clip must be larger than 1"),
+        ("aggregation", "mean", "aggregation must be one of"),
+        ("advantage_scale", "std", "scale must be one of"),
+        ("singleton", "skip", "singleton must be one of"),
+    ],
+)
+def test_bad_options_of_grpo_are_refused(field, value, message):
+    with pytest.raises(ValueError, match=message):
+        GRPOConfig(**{field: value})

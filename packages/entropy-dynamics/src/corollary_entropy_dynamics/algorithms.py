@@ -18,7 +18,14 @@ from corollary_entropy_dynamics.discriminator import (
     predicted_entropy_change,
 )
 from corollary_entropy_dynamics.masks import METRICS as MASK_METRICS
-from corollary_entropy_dynamics.masks import Applies, ClipMask, clip_b_mask, clip_v_mask
+from corollary_entropy_dynamics.masks import (
+    Applies,
+    ClipMask,
+    check_clip_b_options,
+    check_clip_v_options,
+    clip_b_mask,
+    clip_v_mask,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,12 @@ class ClipBConfig(GRPOConfig):
     """The log-probability in S. The released code takes the sampler's, though its comment says recomputed; with a
     sampler of another precision or temperature the two differ."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_clip_b_options(self.mu, self.mu_high, self.applies, self.lower, self.upper)
+        if self.log_prob_source not in ("recomputed", "rollout"):
+            raise ValueError(f"log_prob_source must be 'recomputed' or 'rollout', got {self.log_prob_source!r}")
+
 
 @dataclass(frozen=True, kw_only=True)
 class ClipVConfig(GRPOConfig):
@@ -51,6 +64,10 @@ class ClipVConfig(GRPOConfig):
     strict_official: bool = False
     """Let tokens with zero advantage be candidates, as the released code does."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_clip_v_options(self.mu, self.max_fraction)
+
 
 @dataclass(frozen=True, kw_only=True)
 class SignMaskConfig(GRPOConfig):
@@ -60,6 +77,12 @@ class SignMaskConfig(GRPOConfig):
     """Sign of the advantage."""
     keep_deviation: Literal[1, -1] = 1
     """Sign of D = S - N."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("keep_advantage", "keep_deviation"):
+            if getattr(self, name) not in (1, -1):
+                raise ValueError(f"{name} must be 1 or -1, got {getattr(self, name)}")
 
 
 class ObservedGRPO(Algorithm):

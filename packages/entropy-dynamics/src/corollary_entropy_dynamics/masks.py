@@ -91,14 +91,8 @@ def clip_b_mask(
         * Sums are taken in float64 (the released code: float32).
     """
     valid = _check(advantages, mask, log_prob=log_probs, entropy=entropy)
+    check_clip_b_options(mu, mu_high, applies, lower, upper)
     thresholds = {"mu": mu, "mu_high": mu if mu_high is None else mu_high}
-    for name, value in thresholds.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be larger than 0, got {value}")
-    if applies not in get_args(Applies):
-        raise ValueError(f"applies must be one of {get_args(Applies)}, got {applies!r}")
-    if not (lower or upper):
-        raise ValueError("at least one of lower and upper must be set, got neither")
     s = entropy_discriminator(_where(valid, log_probs), _where(valid, entropy)).double()
     moments = batch_moments(s, valid, process_group=process_group)
     if moments.deviation < MIN_DEVIATION:
@@ -157,10 +151,7 @@ def clip_v_mask(
           the released code.
         * Of candidates with equal ``x`` at the cap, any may be kept.
     """
-    if not mu > 0:
-        raise ValueError(f"mu must be larger than 0, got {mu}")
-    if not 0 < max_fraction <= 1:
-        raise ValueError(f"max_fraction must be in (0, 1], got {max_fraction}")
+    check_clip_v_options(mu, max_fraction)
     names = ("log_prob", "entropy", "sum_p2", "sum_p2_log_p")
     fields = dict(zip(names, stats.required(*names), strict=True))
     valid = _check(advantages, mask, **fields)
@@ -176,6 +167,33 @@ def clip_v_mask(
     cap = max(int(max_fraction * moments.count), 1)
     dropped = _largest(x, candidates & (advantages < 0), cap, process_group)
     return _result(valid, dropped, advantages, process_group)
+
+
+def check_clip_b_options(mu: float, mu_high: float | None, applies: str, lower: bool, upper: bool) -> None:
+    """Refuse options that `clip_b_mask` does not have.
+
+    Raises:
+        ValueError: a threshold is not larger than 0, ``applies`` is unknown, or both tails are off.
+    """
+    for name, value in {"mu": mu, "mu_high": mu if mu_high is None else mu_high}.items():
+        if not value > 0:
+            raise ValueError(f"{name} must be larger than 0, got {value}")
+    if applies not in get_args(Applies):
+        raise ValueError(f"applies must be one of {get_args(Applies)}, got {applies!r}")
+    if not (lower or upper):
+        raise ValueError("at least one of lower and upper must be set, got neither")
+
+
+def check_clip_v_options(mu: float, max_fraction: float) -> None:
+    """Refuse options that `clip_v_mask` does not have.
+
+    Raises:
+        ValueError: ``mu`` is not larger than 0, or ``max_fraction`` is not in (0, 1].
+    """
+    if not mu > 0:
+        raise ValueError(f"mu must be larger than 0, got {mu}")
+    if not 0 < max_fraction <= 1:
+        raise ValueError(f"max_fraction must be in (0, 1], got {max_fraction}")
 
 
 class Moments(NamedTuple):

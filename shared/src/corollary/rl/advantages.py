@@ -103,6 +103,15 @@ def _check(rewards: Tensor, group_ids: Tensor, scale: str, eps: float, singleton
         raise ValueError(f"group_ids must be integers, got {group_ids.dtype}")
     if not bool(torch.isfinite(rewards.double()).all()):
         raise ValueError(f"rewards must be finite, got {rewards[~torch.isfinite(rewards.double())][0].item()}")
+    check_advantage_options(scale, eps, singleton)
+
+
+def check_advantage_options(scale: str, eps: float, singleton: str) -> None:
+    """Refuse options that `group_advantages` does not have.
+
+    Raises:
+        ValueError: ``scale`` or ``singleton`` is unknown, or ``eps`` is negative.
+    """
     if scale not in get_args(Scale):
         raise ValueError(f"scale must be one of {get_args(Scale)}, got {scale!r}")
     if singleton not in get_args(Singleton):

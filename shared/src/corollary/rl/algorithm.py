@@ -20,9 +20,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from corollary.kernels import TokenStats
-from corollary.rl.advantages import Scale, Singleton, group_advantages
+from corollary.rl.advantages import Scale, Singleton, check_advantage_options, group_advantages
 from corollary.rl.batch import Batch, Rollouts
-from corollary.rl.losses import clip_events, clipped_surrogate
+from corollary.rl.losses import aggregation_mode, check_clip_range, clip_events, clipped_surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,11 @@ class GRPOConfig:
     """Added to that standard deviation."""
     singleton: Singleton = "raw"
     """What a group of one response gets."""
+
+    def __post_init__(self) -> None:
+        check_clip_range(self.clip_low, self.clip_high, self.dual_clip)
+        aggregation_mode(self.aggregation)
+        check_advantage_options(self.advantage_scale, self.advantage_eps, self.singleton)
 
 
 @dataclass(frozen=True)

@@ -110,6 +110,15 @@ def _check_surrogate(
             "log_probs, old_log_probs and advantages must have one shape (B, T), got "
             f"{tuple(log_probs.shape)}, {tuple(old_log_probs.shape)} and {tuple(advantages.shape)}"
         )
+    check_clip_range(clip_low, clip_high, dual_clip)
+
+
+def check_clip_range(clip_low: float, clip_high: float, dual_clip: float | None) -> None:
+    """Refuse clip constants that make no sense.
+
+    Raises:
+        ValueError: ``clip_low`` is not in [0, 1), ``clip_high`` is negative, or ``dual_clip`` is not larger than 1.
+    """
     if not 0 <= clip_low < 1:
         raise ValueError(f"clip_low must be in [0, 1), got {clip_low}")
     if not clip_high >= 0:
