@@ -74,7 +74,7 @@ def test_few_seeds_are_said_to_be_the_reason() -> None:
 
 
 def test_pipe_gets_a_wide_table() -> None:
-    assert wide_enough(Console(file=io.StringIO(), width=40)).width == 100
+    assert wide_enough(Console(file=io.StringIO(), width=40)).width == 120
     assert wide_enough(Console(file=io.StringIO(), width=40, force_terminal=True)).width == 40
 
 
@@ -105,7 +105,9 @@ def test_plain_display_says_little(clock: Callable[[float], None]) -> None:
     assert lines[:2] == ["  start  grpo, seed 0", "  1 of 4 runs done, 38% of the work, about 1 min 40 s left"]
     assert len([line for line in lines if "of the work" in line]) == 2
     assert lines[-3:-1] == ["  done   grpo, seed 0  (3.2 s)", "  failed grpo, seed 1: ValueError: [x]"]
-    assert lines[-1] == ("  + C12   reproduced     gain [bold] 0.410 [0.379, 0.442] nats (> 0.05) and 1 more  123 s")
+    assert lines[-1] == (
+        "  + C12   reproduced       123 s  0.410 [0.379, 0.442] nats (> 0.05)  gain [bold], and 1 more"
+    )
 
 
 def frames(text: str) -> Iterator[str]:

@@ -67,16 +67,23 @@ class Display(Protocol):
         """The present state; called several times per second."""
 
 
-def make_display(console: Console) -> Display:
-    """Live on a terminal; plain otherwise, so that logs and pipes stay readable."""
-    return LiveDisplay(console) if console.is_terminal and not console.is_dumb_terminal else PlainDisplay(console)
+def make_display(console: Console, *, width: int = 4) -> Display:
+    """Live on a terminal; plain otherwise, so that logs and pipes stay readable.
+
+    Args:
+        console: Where it is shown.
+        width: Length of the longest claim id.
+    """
+    live = console.is_terminal and not console.is_dumb_terminal
+    return LiveDisplay(console, width) if live else PlainDisplay(console, width)
 
 
 class PlainDisplay:
     """One line when something starts or ends, and one about the whole every fifteen seconds."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, width: int = 4) -> None:
         self._console = console
+        self._width = width
         self._said = time.monotonic()
 
     def __enter__(self) -> "PlainDisplay":
@@ -92,7 +99,7 @@ class PlainDisplay:
 
     def claim(self, result: ClaimResult) -> None:
         """A claim has its verdict."""
-        self._console.print(claim_line(result), soft_wrap=True)
+        self._console.print(claim_line(result, self._width), soft_wrap=True)
 
     def started(self, label: str) -> None:
         """A run or measurement begins."""
@@ -123,8 +130,9 @@ class PlainDisplay:
 class LiveDisplay:
     """One bar per running run, and a last line about the whole; what is finished moves up and stays."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, width: int = 4) -> None:
         self._console = console
+        self._width = width
         self._live = Live(console=console, refresh_per_second=4, transient=True)
         self._spinner = Spinner("dots", style="dim")
 
@@ -142,7 +150,8 @@ class LiveDisplay:
 
     def claim(self, result: ClaimResult) -> None:
         """A claim has its verdict."""
-        self._console.print(claim_line(result))
+        # Cut at the edge: only the label stands there, and the table at the end has it in full.
+        self._console.print(claim_line(result, self._width), no_wrap=True, overflow="ellipsis", crop=True)
 
     def started(self, label: str) -> None:
         """A run or measurement begins; its bar appears with the next tick."""
@@ -189,23 +198,24 @@ class LiveDisplay:
         return Text(label), bar, f"{report.done}/{report.total}", Text(report.note, style="dim")
 
 
-def claim_line(result: ClaimResult) -> Text:
-    """A claim in one line, as it appears when its verdict is known."""
+def claim_line(result: ClaimResult, width: int = 4) -> Text:
+    """A claim in one line, as it appears when its verdict is known; the id is padded to this width."""
     verdict = result.verdict
     text = Text("  ")
-    text.append(f"{MARKS[verdict]} {result.claim:<5}", style=f"bold {STYLES[verdict]}")
-    text.append(f" {verdict.value:<15}", style=STYLES[verdict])
+    text.append(f"{MARKS[verdict]} {result.claim:<{width}}", style=f"bold {STYLES[verdict]}")
+    text.append(f"  {verdict.value:<14}", style=STYLES[verdict])
     if not result.findings:
-        text.append(result.error or f"needs {result.needs}")
+        text.append(f"  {result.error or f'needs {result.needs}'}")
         return text
     # The gate that decides: of several, the first that has the claim's own verdict.
     first = next((item for item in result.findings if item.verdict is verdict), result.findings[0])
-    text.append(f"{first.label} {format_measured(first, result.level)}")
-    if bound := format_bound(first, result.level):
-        text.append(f" ({bound})")
+    bound = format_bound(first, result.level)
+    text.append(f"{format_seconds(result.seconds):>6} s", style="dim")
+    text.append(f"  {format_measured(first, result.level)}")
+    text.append(f" ({bound})" if bound else "")
+    text.append(f"  {first.label}", style="dim")
     if len(result.findings) > 1:
-        text.append(f" and {len(result.findings) - 1} more")
-    text.append(f"  {format_seconds(result.seconds)} s", style="dim")
+        text.append(f", and {len(result.findings) - 1} more", style="dim")
     return text
 
 

@@ -83,7 +83,7 @@ def reproduce(
         store=store if store is not None else RunStore(),
         fresh=fresh,
         keep_recorded=record,
-        display=make_display(console),
+        display=make_display(console, width=max(len(claim.id) for claim in claims)),
     )
     with signals_as_interrupts():
         results, plots, plot_error = task.execute()

@@ -1,5 +1,6 @@
 """The last thing a reproduction prints: a table per level, claim by claim, and the counts of verdicts."""
 
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -17,16 +18,17 @@ CAPTION = "Seconds: the measurement plus its training runs as recorded; a run th
 
 
 MAX_WIDTH = 120
-MIN_CLAIM_WIDTH = 28
-MIN_PAPER_WIDTH = 8
-MIN_WIDTH = 100
+NARROWING = (("paper", 11, 40), ("paper", 8, 20), ("ours", 16, 16))
+"""Where the table is narrow, in this order: the column gives way down to the first number of characters while the
+claim has fewer than the second."""
+PIPE_WIDTH = 120
 """Width of tables in files and pipes, where nobody says how wide they may be."""
 
 
 def wide_enough(console: Console) -> Console:
-    """The console, made at least 100 columns wide when it is no terminal."""
+    """The console, made wide enough for the tables when it is no terminal."""
     if not console.is_terminal:
-        console.width = max(console.width, MIN_WIDTH)
+        console.width = max(console.width, PIPE_WIDTH)
     return console
 
 
@@ -61,12 +63,12 @@ def column_widths(results: Sequence[ClaimResult], total: int) -> dict[str, int]:
         "verdict": max(len(verdict) for verdict in Verdict),
         "seconds": len("seconds"),
     }
-    left = total - sum(widths.values()) - 2 * len(widths)
-    if left < MIN_CLAIM_WIDTH:  # on a narrow terminal the paper's words wrap sooner than our numbers
-        taken = min(MIN_CLAIM_WIDTH - left, max(0, widths["paper"] - MIN_PAPER_WIDTH))
-        widths["paper"] -= taken
-        left += taken
-    widths["claim"] = max(MIN_CLAIM_WIDTH // 2, left)
+    widths["claim"] = total - sum(widths.values()) - 2 * (len(widths) + 1)
+    for column, least, wish in NARROWING:
+        taken = max(0, min(wish - widths["claim"], widths[column] - least))
+        widths[column] -= taken
+        widths["claim"] += taken
+    widths["claim"] = max(8, widths["claim"])
     return widths
 
 
@@ -80,9 +82,8 @@ def summary_table(results: Sequence[ClaimResult], level: Level, widths: Mapping[
     )
     table.add_column("verdict", no_wrap=True, width=widths["verdict"])
     table.add_column("seconds", no_wrap=True, justify="right", width=widths["seconds"])
-    indent = max(len(result.claim) for result in results) + 2
     for result in results:
-        _add_rows(table, result, indent)
+        _add_rows(table, result, widths["claim"])
         table.add_section()
     return table
 
@@ -136,28 +137,24 @@ def _ours(result: ClaimResult) -> str:
     return format_measured(result.findings[0], result.level) if len(result.findings) == 1 else ""
 
 
-def _add_rows(table: Table, result: ClaimResult, indent: int) -> None:
+def _add_rows(table: Table, result: ClaimResult, width: int) -> None:
     verdict = Text(result.verdict.value, style=STYLES[result.verdict])
     ours = Text(_ours(result), style="red" if result.error else "dim" if result.verdict is Verdict.NOT_RUN else "")
     seconds = format_seconds(result.seconds) if result.findings else ""
-    rows = [(Text(result.claim, style="bold"), Text(result.statement))]
+    claim = Text(_hanging(f"{result.claim}  {result.statement}", width))
+    claim.stylize("bold", 0, len(result.claim))
     if len(result.findings) == 1:
-        rows.append((Text(), Text(_labelled(result.findings[0], result), style="dim")))
-    table.add_row(_hanging(rows, indent), Text(result.reference), ours, verdict, seconds)
+        claim.append("\n" + _hanging(f"- {_labelled(result.findings[0], result)}", width), style="dim")
+    table.add_row(claim, Text(result.reference), ours, verdict, seconds)
     for finding in result.findings if len(result.findings) > 1 else ():
         own = Text(finding.verdict.value, style=STYLES[finding.verdict]) if finding.verdict else Text("-")
-        label = Text(f"- {_labelled(finding, result)}", style="dim")
-        table.add_row(_hanging([(Text(), label)], indent), "", Text(format_measured(finding, result.level)), own, "")
+        label = Text(_hanging(f"- {_labelled(finding, result)}", width), style="dim")
+        table.add_row(label, "", Text(format_measured(finding, result.level)), own, "")
 
 
-def _hanging(rows: Sequence[tuple[Text, Text]], indent: int) -> Table:
-    """The id, and beside it text that keeps its left edge when it wraps."""
-    grid = Table.grid()
-    grid.add_column(width=indent, no_wrap=True)
-    grid.add_column(overflow="fold")
-    for name, text in rows:
-        grid.add_row(name, text)
-    return grid
+def _hanging(text: str, width: int) -> str:
+    """The text in lines of this width, with all but the first indented."""
+    return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
 
 def _labelled(finding: Finding, result: ClaimResult) -> str:
