@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+from importlib.metadata import version
 
 import pytest
 import torch
@@ -9,8 +10,13 @@ from torch import Tensor
 
 from corollary.kernels import STATISTICS, token_stats
 
+HAS_TRITON = importlib.util.find_spec("triton") is not None
+# Triton 3.6, which torch 2.11 brings, converts arrays to numbers in a way that numpy 2.4 refuses.
+OLD_INTERPRETER = HAS_TRITON and tuple(map(int, version("triton").split(".")[:2])) < (3, 7)
+
 pytestmark = [
-    pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton is not installed"),
+    pytest.mark.skipif(not HAS_TRITON, reason="triton is not installed"),
+    pytest.mark.skipif(OLD_INTERPRETER, reason="the interpreter of Triton before 3.7 does not work with numpy 2.4"),
     pytest.mark.skipif(os.environ.get("TRITON_INTERPRET") != "1", reason="TRITON_INTERPRET is not 1"),
 ]
 

@@ -37,6 +37,11 @@ class NetworkStep(Recipe):
     learning_rate: float = 1e-5
     """Plain SGD. Small, so that what is left of the difference is the shared weights and not the second order."""
 
+    @property
+    def label(self) -> str:
+        """What the display calls it."""
+        return f"single-token steps on {self.task}"
+
     def requires(self, seed: int) -> tuple[Run, ...]:
         """The warm start."""
         return (Run(self.warm_start, self.warm_start_seed),)

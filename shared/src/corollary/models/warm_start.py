@@ -41,6 +41,11 @@ class WarmStart(Recipe):
     jitter_probability: float = 0.7
     """... with this probability (0 included)."""
 
+    @property
+    def label(self) -> str:
+        """What the display calls it."""
+        return f"warm start of {self.task}"
+
     def execute(self, seed: int, directory: RunDirectory) -> None:
         """Train, and write the weights and the loss curve. Takes about half a minute; it does not resume midway."""
         task = make_task(self.task)

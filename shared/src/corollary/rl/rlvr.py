@@ -41,6 +41,12 @@ class RLVR(Recipe):
     evaluation_samples: int = 64
     """Completions of each held-out prompt after training, at temperature 1; 0 skips the evaluation."""
 
+    @property
+    def label(self) -> str:
+        """What the display calls it."""
+        options = ", ".join(f"{name} {value}" for name, value in self.options)
+        return f"{self.algorithm}{f' ({options})' if options else ''} on {self.task}"
+
     def requires(self, seed: int) -> tuple[Run, ...]:
         """The warm start."""
         return (Run(self.warm_start, self.warm_start_seed),)
