@@ -2,10 +2,13 @@
 
 import os
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from corollary.kernels import TokenStats
 
@@ -51,3 +54,28 @@ def problem() -> Problem:
         return logits, torch.randint(shape[-1], shape[:-1], generator=generator)
 
     return make
+
+
+class Allocations(TorchDispatchMode):
+    """Records the bytes of every memory that an operation made while this is active: a test needs no device then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    @property
+    def largest(self) -> int:
+        return max(self.sizes, default=0)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None) -> Any:
+        known = {t.untyped_storage().data_ptr() for t in tree_leaves((args, kwargs)) if torch.is_tensor(t)}
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if torch.is_tensor(tensor) and tensor.untyped_storage().data_ptr() not in known:
+                self.sizes.append(tensor.untyped_storage().nbytes())
+        return result
+
+
+@pytest.fixture
+def allocations() -> type[Allocations]:
+    return Allocations

@@ -51,6 +51,25 @@ class Backend(Protocol):
         ...
 
 
+class Problem(Protocol):
+    """What the row-level half needs to know of a problem, wherever its logits come from."""
+
+    @property
+    def temperature(self) -> float | Tensor:
+        """One temperature for all, or one per valid row, shape ``(n,)``."""
+        ...
+
+    @property
+    def index(self) -> Tensor | None:
+        """Places of the valid rows, shape ``(n,)``, ascending int64; None when all rows are valid."""
+        ...
+
+    @property
+    def leading(self) -> tuple[int, ...]:
+        """The shape of the targets."""
+        ...
+
+
 def run_forward(
     rows: Rows, stats: frozenset[str], backend: Backend, *, keep: bool
 ) -> tuple[RowSums, Sequence[Tensor], bool]:
@@ -84,7 +103,7 @@ def _raise_on_bad_rows(rows: Rows, sums: RowSums) -> None:
     raise ValueError(f"{problem}: row {where}{more}; expected at least one finite logit, and none NaN or +inf")
 
 
-def outputs_of(rows: Rows, sums: RowSums, stats: Sequence[str]) -> tuple[Tensor, ...]:
+def outputs_of(rows: Problem, sums: RowSums, stats: Sequence[str]) -> tuple[Tensor, ...]:
     """Return the requested statistics and then ``log_z``, each in the targets' shape, 0 on masked rows."""
     columns = [_statistic(sums, name) for name in stats]
     plain = isinstance(rows.temperature, float) and rows.temperature == 1.0
@@ -92,9 +111,9 @@ def outputs_of(rows: Rows, sums: RowSums, stats: Sequence[str]) -> tuple[Tensor,
     return tuple(_in_shape(rows, column) for column in columns)
 
 
-def _in_shape(rows: Rows, column: Tensor) -> Tensor:
+def _in_shape(rows: Problem, column: Tensor) -> Tensor:
     # Never a view: the caller may then change a result in place, and what the backward pass needs is its own.
-    shape = rows.logits.shape[:-1]
+    shape = rows.leading
     if rows.index is None:
         return column.view(shape).clone()
     result = column.new_zeros(shape)
@@ -163,7 +182,7 @@ class TokenStatsFunction(torch.autograd.Function):
         return gradient.view(logits.shape), None, None, None, None
 
 
-def row_coefficients(rows: Rows, sums: RowSums, gradients: dict[str, Tensor], *, impossible: bool) -> Coefficients:
+def row_coefficients(rows: Problem, sums: RowSums, gradients: dict[str, Tensor], *, impossible: bool) -> Coefficients:
     """Collect the upstream gradients of each row into the polynomial that the backend evaluates.
 
     Args:

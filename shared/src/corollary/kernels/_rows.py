@@ -78,6 +78,11 @@ class Rows:
         return math.prod(self.logits.shape[:-1])
 
     @property
+    def leading(self) -> tuple[int, ...]:
+        """The shape of the targets."""
+        return self.logits.shape[:-1]
+
+    @property
     def vocabulary(self) -> int:
         """Number ``V`` of columns."""
         return self.logits.shape[-1]

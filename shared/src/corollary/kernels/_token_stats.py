@@ -157,7 +157,7 @@ def token_stats(
     if index is not None:
         flat_targets = flat_targets[index]
     check_target_range(flat_targets, vocabulary)
-    implementation = _backend(backend, logits)
+    implementation = choose_backend(backend, logits)
 
     rows = Rows.of(logits, flat_targets.long(), per_row, index)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
@@ -184,7 +184,8 @@ def _check_inplace(logits: Tensor, rows: Rows) -> None:
         )
 
 
-def _backend(name: str, logits: Tensor) -> Backend:
+def choose_backend(name: str, logits: Tensor) -> Backend:
+    """Return the implementation that the argument ``backend`` names for tensors on this device."""
     if name not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}; got {name!r}")
     if name == "auto":

@@ -28,18 +28,48 @@ def check_logits(logits: Tensor) -> None:
         raise ValueError(f"logits must be (..., V) with V >= 1, got shape {tuple(logits.shape)}")
 
 
-def check_targets(targets: Tensor, logits: Tensor) -> None:
-    """Refuse targets of another shape, device or kind than one integer per row of logits."""
+def check_targets(targets: Tensor, rows: Tensor, *, name: str = "logits") -> None:
+    """Refuse targets of another shape, device or kind than one integer per row of the tensor called ``name``."""
     if not isinstance(targets, Tensor) or targets.dtype not in _INTEGERS:
         kind = targets.dtype if isinstance(targets, Tensor) else type(targets).__name__
         raise ValueError(f"targets must be an integer tensor, got {kind}")
-    if targets.shape != logits.shape[:-1]:
+    if targets.shape != rows.shape[:-1]:
         raise ValueError(
-            f"targets must have the shape of logits without its last axis, {tuple(logits.shape[:-1])}, "
+            f"targets must have the shape of {name} without its last axis, {tuple(rows.shape[:-1])}, "
             f"got {tuple(targets.shape)}"
         )
-    if targets.device != logits.device:
-        raise ValueError(f"targets must be on the device of logits, {logits.device}, got {targets.device}")
+    if targets.device != rows.device:
+        raise ValueError(f"targets must be on the device of {name}, {rows.device}, got {targets.device}")
+
+
+def check_head(hidden: Tensor, weight: Tensor, bias: Tensor | None, *, autocast: bool) -> None:
+    """Refuse hidden states, weight and bias that do not make logits ``(..., V)``; autocast makes dtypes equal."""
+    for name, tensor in (("hidden", hidden), ("weight", weight), ("bias", bias)):
+        if tensor is None and name == "bias":
+            continue
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            kind = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{name} must be a floating tensor, got {kind}")
+        if tensor.device != hidden.device:
+            raise ValueError(f"{name} must be on the device of hidden, {hidden.device}, got {tensor.device}")
+        if tensor.dtype != hidden.dtype and not autocast:
+            raise ValueError(f"{name} must have the dtype of hidden, {hidden.dtype}, got {tensor.dtype}")
+    if hidden.ndim == 0 or hidden.shape[-1] == 0:
+        raise ValueError(f"hidden must be (..., D) with D >= 1, got shape {tuple(hidden.shape)}")
+    if weight.ndim != 2 or weight.shape[0] == 0 or weight.shape[1] != hidden.shape[-1]:
+        raise ValueError(f"weight must be (V, D) = (V >= 1, {hidden.shape[-1]}), got shape {tuple(weight.shape)}")
+    if bias is not None and bias.shape != weight.shape[:1]:
+        raise ValueError(f"bias must be (V,) = ({weight.shape[0]},), got shape {tuple(bias.shape)}")
+
+
+def check_softcap(softcap: float | None) -> float | None:
+    """Return the cap as a float; None is no cap."""
+    if softcap is None:
+        return None
+    value = float(softcap)
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"softcap must be finite and > 0, or None, got {softcap}")
+    return value
 
 
 def valid_rows(mask: Tensor | None, targets: Tensor) -> Tensor | None:

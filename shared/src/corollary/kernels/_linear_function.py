@@ -1,0 +1,224 @@
+r"""The autograd function of the head: logits by chunks, forward and once more backward.
+
+With hidden states :math:`h`, weight :math:`W`, bias :math:`b` and cap :math:`c`, the logits of a row are :math:`z =
+W h + b`, capped :math:`\hat z = c \tanh(z / c)`. From the gradient :math:`g = \partial L / \partial \hat z` of
+:mod:`corollary.kernels._function`,
+
+.. math:: \frac{\partial L}{\partial z} = g \odot (1 - (\hat z / c)^2), \quad
+    \frac{\partial L}{\partial h} = W^\top \frac{\partial L}{\partial z}, \quad
+    \frac{\partial L}{\partial W} = \sum_n \frac{\partial L}{\partial z_n} h_n^\top, \quad
+    \frac{\partial L}{\partial b} = \sum_n \frac{\partial L}{\partial z_n}.
+
+The backward pass makes each chunk's logits again, overwrites them with their gradient, and multiplies. Between the
+passes only the row sums are kept.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from corollary.kernels._function import Backend, outputs_of, row_coefficients
+from corollary.kernels._linear_rows import LinearRows, LogitsChunk
+from corollary.kernels._rows import Coefficients, RowSums, concatenate
+
+WIDEN_BYTES = 1 << 24
+"""Size of a float32 copy of some columns of a low-precision gradient, where the device cannot widen in a product."""
+
+
+def run_linear_forward(problem: LinearRows, stats: frozenset[str], backend: Backend) -> tuple[RowSums, bool]:
+    """Return the row sums, and whether a taken token may have probability 0.
+
+    Raises:
+        ValueError: a valid row has no distribution, where the backend looks for that.
+    """
+    parts = [backend.forward(chunk.rows, stats, keep=False)[0] for chunk in problem.chunks()]
+    if not parts:
+        like = torch.float64 if problem.weight.dtype == torch.float64 else torch.float32
+        empty = torch.empty(0, dtype=like, device=problem.weight.device)
+        return RowSums(*(empty for _ in RowSums._fields)), False
+    sums = concatenate(parts)
+    if not backend.raises_on_bad_rows:
+        return sums, True
+    if math.isfinite(float(sums.log_prob.sum())):
+        return sums, False
+    _raise_on_bad_rows(problem, sums)
+    return sums, True
+
+
+def _raise_on_bad_rows(problem: LinearRows, sums: RowSums) -> None:
+    bad = (~sums.log_sum.isfinite()).nonzero()
+    if len(bad) == 0:
+        return
+    place = int(bad[0]) if problem.index is None else int(problem.index[int(bad[0])])
+    where = tuple(int(i) for i in torch.unravel_index(torch.tensor(place), problem.leading)) if problem.leading else ()
+    more = f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
+    hidden = "hidden states that are not finite" if not problem.hidden[place].isfinite().all() else "bad logits"
+    raise ValueError(f"{hidden} on a valid token: row {where}{more}; expected at least one finite logit, and no NaN")
+
+
+class LinearTokenStatsFunction(torch.autograd.Function):
+    """Requested statistics and ``log_z`` of the valid rows, with gradients to hidden states, weight and bias."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        problem: LinearRows,
+        stats: tuple[str, ...],
+        backend: Backend,
+    ) -> tuple[Tensor, ...]:
+        """See :func:`corollary.kernels.linear_token_stats`."""
+        with torch.autocast(hidden.device.type, enabled=False):
+            sums, impossible = run_linear_forward(problem, frozenset(stats), backend)
+            outputs = outputs_of(problem, sums, stats)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(outputs[-1])
+        # All through autograd, as in TokenStatsFunction: hence not `problem`, which holds the same memory.
+        ctx.save_for_backward(hidden, weight, bias, *sums)
+        ctx.stats, ctx.backend, ctx.impossible = stats, backend, impossible
+        ctx.rest = (problem.softcap, problem.targets, problem.temperature, problem.index, problem.leading)
+        ctx.chunk_rows, ctx.product_dtype = problem.chunk_rows, problem.weight.dtype
+        return outputs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        """Make the logits of each chunk again and multiply their gradient; skip what nobody asked for."""
+        hidden, weight, bias, *saved = ctx.saved_tensors
+        arrived = {
+            name: gradient.reshape(-1)
+            for name, gradient in zip(ctx.stats, gradients, strict=False)
+            if gradient is not None
+        }
+        needs = ctx.needs_input_grad[:3]
+        if not arrived or not any(needs):
+            return None, None, None, None, None, None
+        with torch.autocast(hidden.device.type, enabled=False):
+            problem = linear_rows(hidden, weight, bias, *ctx.rest, ctx.chunk_rows, ctx.product_dtype)
+            results = linear_gradients(problem, RowSums(*saved), arrived, ctx.backend, needs, impossible=ctx.impossible)
+        for_hidden, for_weight, for_bias = results
+        return (
+            None if for_hidden is None else for_hidden.view(hidden.shape),
+            None if for_weight is None else for_weight.to(weight.dtype),
+            None if for_bias is None or bias is None else for_bias.to(bias.dtype),
+            None,
+            None,
+            None,
+        )
+
+
+def linear_rows(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    softcap: float | None,
+    targets: Tensor,
+    temperature: float | Tensor,
+    index: Tensor | None,
+    leading: tuple[int, ...],
+    chunk_rows: int,
+    dtype: torch.dtype,
+) -> LinearRows:
+    """Describe checked input; ``dtype`` is that of the product, the other fields are those of :class:`LinearRows`."""
+    return LinearRows(
+        hidden.detach().reshape(math.prod(leading), hidden.shape[-1]),
+        weight.detach().to(dtype),
+        None if bias is None else bias.detach().to(dtype),
+        softcap,
+        targets,
+        temperature,
+        index,
+        leading,
+        chunk_rows,
+    )
+
+
+def linear_gradients(
+    problem: LinearRows,
+    sums: RowSums,
+    arrived: dict[str, Tensor],
+    backend: Backend,
+    needs: Sequence[bool],
+    *,
+    impossible: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of hidden states ``(N, D)``, weight and bias that ``needs`` asks for.
+
+    Args:
+        problem: What the forward pass worked on.
+        sums: What it left.
+        arrived: Upstream gradient, shape ``(N,)``, of each output that received one.
+        backend: The backend of the forward pass.
+        needs: Whether hidden states, weight and bias need a gradient.
+        impossible: Whether a taken token may have probability 0.
+
+    Returns:
+        The first in the dtype of the hidden states; the others summed in float32 (float64 for float64), since a sum
+        of thousands of rows in bfloat16 stops growing.
+    """
+    if problem.index is not None:
+        arrived = {name: gradient[problem.index] for name, gradient in arrived.items()}
+    coefficients = row_coefficients(problem, sums, arrived, impossible=impossible)
+    device = problem.weight.device
+    wide = torch.float64 if problem.weight.dtype == torch.float64 else torch.float32
+    for_hidden = for_weight = for_bias = None
+    if needs[0]:
+        # Rows that the mask leaves out get 0.
+        make = torch.empty_like if problem.index is None else torch.zeros_like
+        for_hidden = make(problem.hidden)
+    if needs[1]:
+        for_weight = torch.zeros(problem.weight.shape, dtype=wide, device=device)
+    if needs[2]:
+        for_bias = torch.zeros(problem.weight.shape[:1], dtype=wide, device=device)
+    second = None if problem.softcap is None else problem.buffer()
+    for chunk in problem.chunks():
+        gradient = _logit_gradient(problem, chunk, sums, coefficients, backend, second)
+        if for_hidden is not None:
+            product = gradient @ problem.weight
+            if problem.index is None:
+                chunk.of(for_hidden).copy_(product)
+            else:
+                for_hidden.index_copy_(0, chunk.of(problem.index), product.to(for_hidden.dtype))
+        if for_weight is not None:
+            _add_product(for_weight, gradient, chunk.hidden)
+        if for_bias is not None:
+            for_bias += gradient.sum(0, dtype=wide)
+    return for_hidden, for_weight, for_bias
+
+
+def _logit_gradient(
+    problem: LinearRows,
+    chunk: LogitsChunk,
+    sums: RowSums,
+    coefficients: Coefficients,
+    backend: Backend,
+    second: Tensor | None,
+) -> Tensor:
+    """Overwrite the chunk's logits, or fill ``second`` where the cap still needs them, with the gradient of z."""
+    logits = chunk.rows.logits
+    gradient = logits if second is None else second[: chunk.stop - chunk.start]
+    of_chunk = Coefficients(*(None if c is None else chunk.of(c) for c in coefficients))  # ty: ignore
+    backend.backward(chunk.rows, sums.map(chunk.of), of_chunk, gradient, ())
+    if problem.softcap is not None:
+        torch.ops.aten.tanh_backward.grad_input(gradient, logits.div_(problem.softcap), grad_input=gradient)
+    return gradient
+
+
+def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
+    """Add ``gradient.T @ hidden`` to ``total`` without rounding the product to a lower precision first."""
+    if gradient.dtype == total.dtype:
+        total.addmm_(gradient.t(), hidden)
+    elif gradient.is_cuda:
+        torch.ops.aten.addmm.dtype_out(total, gradient.t(), hidden, total.dtype, out=total)
+    else:
+        hidden = hidden.to(total.dtype)
+        width = max(1, WIDEN_BYTES // (gradient.shape[0] * total.dtype.itemsize))
+        for first in range(0, gradient.shape[1], width):
+            columns = slice(first, first + width)
+            total[columns].addmm_(gradient[:, columns].t().to(total.dtype), hidden)
