@@ -108,6 +108,9 @@ def test_masked_rows_are_neither_read_nor_written(head) -> None:
     kept = mask.bool()
     whole = linear_token_stats(hidden[kept], weight, targets[kept], **options)
     torch.testing.assert_close([field[kept] for field in clean[:6]], list(whole))
+    leaves = [hidden.requires_grad_(), weight.requires_grad_()]
+    expected = mixture(from_logits(hidden, weight, targets, bias=bias, mask=mask, stats=STATISTICS))
+    torch.testing.assert_close(clean[6:], list(torch.autograd.grad(expected, leaves)))
 
 
 def test_no_tensor_of_all_logits_is_ever_allocated(head, allocations) -> None:

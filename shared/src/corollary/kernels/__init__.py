@@ -2,10 +2,28 @@
 
 :func:`token_stats` starts from logits: it reads them once, keeps a few numbers per token for the backward pass, and has
 three implementations behind one interface (``torch``, ``compile``, ``triton``). :func:`linear_token_stats` starts from
-hidden states and the head's weight, and never holds all logits.
+hidden states and the head's weight, and never holds all logits; :func:`model_token_stats` takes both from a
+`transformers` model.
 """
 
+from corollary.kernels._language_head import (
+    HeadNotFoundError,
+    LanguageHead,
+    language_head,
+    lm_head_token_stats,
+    model_token_stats,
+)
 from corollary.kernels._linear import linear_token_stats
 from corollary.kernels._token_stats import STATISTICS, TokenStats, token_stats
 
-__all__ = ["STATISTICS", "TokenStats", "linear_token_stats", "token_stats"]
+__all__ = [
+    "STATISTICS",
+    "HeadNotFoundError",
+    "LanguageHead",
+    "TokenStats",
+    "language_head",
+    "linear_token_stats",
+    "lm_head_token_stats",
+    "model_token_stats",
+    "token_stats",
+]

@@ -5,9 +5,15 @@ from collections.abc import Collection
 import torch
 from torch import Tensor, nn
 
-from corollary.kernels import TokenStats, token_stats
+from corollary.kernels import HeadNotFoundError, TokenStats, language_head, model_token_stats, token_stats
 from corollary.rl.batch import Rollouts
 from corollary.rollout import accepts, positions
+
+HEADS = ("auto", "logits", "linear")
+"""What ``head`` accepts."""
+
+LARGE_LOGITS = 512 << 20
+"""Bytes of a batch's logits from which on ``head="auto"`` goes without them on a CPU too."""
 
 
 def score(
@@ -17,6 +23,7 @@ def score(
     temperature: float = 1.0,
     stats: Collection[str] = ("log_prob",),
     backend: str = "auto",
+    head: str = "auto",
 ) -> TokenStats:
     """The statistics of every completion token, from one forward pass.
 
@@ -26,26 +33,64 @@ def score(
         temperature: Statistics are those of ``softmax(logits / temperature)``.
         stats: Names of `corollary.kernels.TokenStats` fields.
         backend: Of `corollary.kernels.token_stats`.
+        head: ``"logits"`` runs the whole model and holds the completions' logits. ``"linear"`` runs the backbone and
+            makes logits a chunk at a time (`corollary.kernels.model_token_stats`), which takes less memory and one
+            more matrix product in the backward pass. ``"auto"`` is ``"linear"`` on CUDA, and elsewhere for logits of
+            at least `LARGE_LOGITS` bytes, if the model's head is found; else ``"logits"``.
 
     Returns:
         Statistics, each ``(B, T)`` and 0 on padding, differentiable in the model's parameters.
+
+    Raises:
+        ValueError: ``head`` is unknown; or it is ``"linear"`` and the model's head is not found (HeadNotFoundError).
     """
+    if head not in HEADS:
+        raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}")
     width, length = rollouts.prompt_ids.shape[1], rollouts.completion_ids.shape[1]
+    ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.completion_mask], dim=1)
+    position_ids = positions(mask) if accepts(model, "position_ids") else None
+    names = tuple(sorted(stats))
+    if head == "linear" or (head == "auto" and _worth_it(model, rollouts)):
+        return model_token_stats(
+            model,
+            ids,
+            attention_mask=mask.long(),
+            position_ids=position_ids,
+            keep=length,
+            temperature=temperature,
+            stats=names,
+            mask=rollouts.completion_mask,
+            backend=backend,
+        )
     arguments: dict[str, Tensor | int | bool] = {"attention_mask": mask.long(), "use_cache": False}
-    if accepts(model, "position_ids"):
-        arguments["position_ids"] = positions(mask)
+    if position_ids is not None:
+        arguments["position_ids"] = position_ids
     if accepts(model, "logits_to_keep"):
         # The logits at the last prompt token predict the first completion token.
         arguments["logits_to_keep"] = length + 1
-    ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1)
     logits = model(input_ids=ids, **arguments).logits
     logits = logits[:, -(length + 1) : -1] if logits.shape[1] == length + 1 else logits[:, width - 1 : -1]
     return token_stats(
         logits,
         rollouts.completion_ids,
         temperature=temperature,
-        stats=tuple(sorted(stats)),
+        stats=names,
         mask=rollouts.completion_mask,
         backend=backend,
     )
+
+
+def _worth_it(model: nn.Module, rollouts: Rollouts) -> bool:
+    find = getattr(model, "get_output_embeddings", None)
+    weight = getattr(find() if find else None, "weight", None)
+    if not isinstance(weight, Tensor):
+        return False
+    size = rollouts.completion_ids.numel() * weight.shape[0] * weight.dtype.itemsize
+    if not weight.is_cuda and size < LARGE_LOGITS:
+        return False
+    try:
+        language_head(model)
+    except HeadNotFoundError:
+        return False
+    return True

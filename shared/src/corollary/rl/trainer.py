@@ -106,6 +106,7 @@ class Trainer:
             holds a checkpoint, training goes on from there, to the same numbers as if it had never stopped.
         on_step: Called with the number of finished steps and the metrics of the last one.
         backend: Of `corollary.kernels.token_stats`.
+        head: Of `corollary.rl.score`: whether logits are held whole or made a chunk at a time.
     """
 
     def __init__(
@@ -119,6 +120,7 @@ class Trainer:
         directory: Path | None = None,
         on_step: Callable[[int, Mapping[str, float]], None] | None = None,
         backend: str = "auto",
+        head: str = "auto",
     ) -> None:
         self.model = model.eval()
         self.task = task
@@ -128,6 +130,7 @@ class Trainer:
         self.directory = directory
         self.on_step = on_step
         self.backend = backend
+        self.head = head
         self.device = next(model.parameters()).device
         self.prompts = task.prompts("train")
         self.optimizer = torch.optim.AdamW(
@@ -311,7 +314,14 @@ class Trainer:
         return rows.split(self.config.micro_batch_size or max(len(rows), 1))
 
     def _score(self, rollouts: Rollouts, stats: frozenset[str]) -> TokenStats:
-        return score(self.model, rollouts, temperature=self.score_temperature, stats=stats, backend=self.backend)
+        return score(
+            self.model,
+            rollouts,
+            temperature=self.score_temperature,
+            stats=stats,
+            backend=self.backend,
+            head=self.head,
+        )
 
     @contextmanager
     def _timed(self, phase: str):
