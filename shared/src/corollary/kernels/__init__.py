@@ -6,6 +6,7 @@ hidden states and the head's weight, and never holds all logits; :func:`model_to
 `transformers` model.
 """
 
+from corollary.kernels import _ops as _ops
 from corollary.kernels._language_head import (
     HeadNotFoundError,
     LanguageHead,

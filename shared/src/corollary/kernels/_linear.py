@@ -8,7 +8,7 @@ from torch import Tensor
 from corollary.kernels._function import outputs_of
 from corollary.kernels._linear_function import LinearTokenStatsFunction, linear_rows, run_linear_forward
 from corollary.kernels._rows import compute_dtype
-from corollary.kernels._token_stats import STATISTICS, TokenStats, choose_backend
+from corollary.kernels._token_stats import STATISTICS, TokenStats, choose_backend, split_temperature, traced_result
 from corollary.kernels._validation import (
     check_head,
     check_softcap,
@@ -82,6 +82,7 @@ def linear_token_stats(
           statistics and the sums of gradients stay in float32.
         * The matrix product may give a row other bits when the chunk has another height, so here (unlike in
           :func:`token_stats`) a row is the same in every company only for chunks of the same height.
+        * Under `torch.compile` and `torch.export` the call is one operator, ``corollary::linear_token_stats``.
         * Hidden states that cannot be viewed as ``(N, D)`` are copied, ``N D`` elements.
 
     Example:
@@ -101,17 +102,20 @@ def linear_token_stats(
     cap = check_softcap(softcap)
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes must be at least 1, got {chunk_bytes}")
+    vocabulary, dtype = weight.shape[0], product_dtype(hidden)
+    chunk_rows = max(1, chunk_bytes // ((1 if cap is None else 2) * vocabulary * dtype.itemsize))
+    if torch.compiler.is_compiling():
+        tensor, tau = split_temperature(temperature)
+        rest = (tensor, tau, cap, mask, ",".join(names), chunk_rows, dtype, backend)
+        return traced_result(names, torch.ops.corollary.linear_token_stats(hidden, weight, bias, targets, *rest))
     index = valid_rows(mask, targets)
-    leading, vocabulary = tuple(hidden.shape[:-1]), weight.shape[0]
-    dtype = product_dtype(hidden)
+    leading = tuple(hidden.shape[:-1])
     per_row = row_temperature(temperature, leading, index, device=device, dtype=compute_dtype(hidden))
     flat_targets = targets.reshape(-1)
     if index is not None:
         flat_targets = flat_targets[index]
     check_target_range(flat_targets, vocabulary)
     implementation = choose_backend(backend, hidden)
-    buffers = 1 if cap is None else 2
-    chunk_rows = max(1, chunk_bytes // (buffers * vocabulary * dtype.itemsize))
     problem = linear_rows(hidden, weight, bias, cap, flat_targets.long(), per_row, index, leading, chunk_rows, dtype)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
         outputs = LinearTokenStatsFunction.apply(hidden, weight, bias, problem, names, implementation)

@@ -134,6 +134,8 @@ def token_stats(
           than that (:math:`p_y > 1 - 10^{-6}`) should be given as float64.
         * The result of a row has the same bits whatever other rows are computed with it (``torch`` on a CPU,
           ``triton``).
+        * Under `torch.compile` and `torch.export` the call is one operator, ``corollary::token_stats``, and does not
+          break the graph. ``inplace_backward`` has no effect there: the graph's memory is the compiler's.
         * If the taken token's logit is -inf, ``log_prob`` is -inf. No finite change of the other logits
           alters that, so its gradient is 0 for the whole row, whatever the upstream gradient. The other
           statistics are unaffected.
@@ -150,6 +152,11 @@ def token_stats(
     names = check_stats(stats, STATISTICS)
     check_logits(logits)
     check_targets(targets, logits)
+    if torch.compiler.is_compiling():
+        # One node of the graph, which checks the values when it runs.
+        tensor, tau = split_temperature(temperature)
+        found = torch.ops.corollary.token_stats(logits, targets, tensor, tau, mask, ",".join(names), backend)
+        return traced_result(names, found)
     index = valid_rows(mask, targets)
     leading, vocabulary = logits.shape[:-1], logits.shape[-1]
     per_row = row_temperature(temperature, leading, index, device=logits.device, dtype=compute_dtype(logits))
@@ -169,6 +176,21 @@ def token_stats(
         sums, _, _ = run_forward(rows, frozenset(names), implementation, keep=False)
         outputs = outputs_of(rows, sums, names)
     return TokenStats(**dict(zip(names, outputs, strict=False)), log_z=outputs[-1])
+
+
+def split_temperature(temperature: float | Tensor) -> tuple[Tensor | None, float]:
+    """Return the temperature as an operator takes it: a tensor, or else a number."""
+    if not isinstance(temperature, Tensor):
+        return None, float(temperature)
+    if temperature.requires_grad:
+        raise ValueError("temperature must not require a gradient: token_stats does not compute one; detach it")
+    return temperature, 1.0
+
+
+def traced_result(names: Sequence[str], outputs: Sequence[Tensor]) -> TokenStats:
+    """Make a result of what an operator returns: all statistics, empty where not asked for, and ``log_z``."""
+    fields = [value if name in names else None for name, value in zip(STATISTICS, outputs, strict=False)]
+    return TokenStats(*fields, outputs[len(STATISTICS)])
 
 
 def _check_inplace(logits: Tensor, rows: Rows) -> None:
