@@ -82,10 +82,11 @@ def token_stats_op(
     mask: Tensor | None,
     stats: str,
     backend: str,
+    row_splits: int | None = None,
 ) -> Outputs:
     """:func:`corollary.kernels.token_stats`; ``stats`` is joined by commas, ``tau`` holds without ``temperature``."""
     flat, per_row, index = _selection(logits, targets, logits.shape[-1], temperature, tau, mask)
-    rows = Rows.of(logits, flat, per_row, index)
+    rows = Rows.of(logits, flat, per_row, index, row_splits)
     names = frozenset(stats.split(",")) - {""}
     sums, _, _ = run_forward(rows, names, choose_backend(backend, logits), keep=False)
     return _pack(rows, sums, stats, rows.total)
@@ -100,6 +101,7 @@ def _(
     mask: Tensor | None,
     stats: str,
     backend: str,
+    row_splits: int | None = None,
 ) -> Outputs:
     return _fake(logits, targets, stats)
 
@@ -139,7 +141,7 @@ def _(logits: Tensor, *_rest: Any) -> Tensor:
 
 
 def _save_logits(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    logits, targets, temperature, tau, mask, ctx.stats, backend = inputs
+    logits, targets, temperature, tau, mask, ctx.stats, backend, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[-2:])
     ctx.save_for_backward(logits, targets, temperature, mask, output[-1])
@@ -150,9 +152,9 @@ def _logits_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None
     logits, targets, temperature, mask, sums = ctx.saved_tensors
     upstream = _upstream(ctx.stats, gradients)
     if all(g is None for g in upstream):
-        return (None,) * 7
+        return (None,) * 8
     gradient = token_stats_backward_op(logits, targets, temperature, ctx.tau, mask, sums, *upstream, ctx.backend)
-    return gradient, None, None, None, None, None, None
+    return (gradient, *(None,) * 7)
 
 
 token_stats_op.register_autograd(_logits_backward, setup_context=_save_logits)

@@ -1,7 +1,7 @@
 """What every backend works on: the valid rows of a batch of logits, and the sums that describe one row."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -40,6 +40,14 @@ def compute_dtype(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
+def row_offsets(shape: Sequence[int], strides: Sequence[int], device: torch.device) -> Tensor:
+    """Distance of every row from the first element, in elements, int64: it exceeds 2^31 for large problems."""
+    offsets = torch.zeros((), dtype=torch.int64, device=device)
+    for length, stride in zip(shape, strides, strict=True):
+        offsets = offsets.unsqueeze(-1) + torch.arange(length, dtype=torch.int64, device=device) * stride
+    return offsets.reshape(-1)
+
+
 @dataclass(frozen=True, slots=True)
 class Rows:
     """The valid rows of a problem: ``n`` rows out of ``N``, in their order."""
@@ -56,16 +64,25 @@ class Rows:
     """Places of the valid rows, shape ``(n,)``, ascending int64; None when all rows are valid."""
     compute_dtype: torch.dtype
     """float64 for float64 logits, else float32."""
+    row_splits: int | None = None
+    """Programs that share a row where a backend has programs; None leaves it to the backend."""
 
     @classmethod
-    def of(cls, logits: Tensor, targets: Tensor, temperature: float | Tensor, index: Tensor | None) -> "Rows":
+    def of(
+        cls,
+        logits: Tensor,
+        targets: Tensor,
+        temperature: float | Tensor,
+        index: Tensor | None,
+        row_splits: int | None = None,
+    ) -> "Rows":
         """Describe checked input; the fields' docs say what each argument is."""
         logits = logits.detach()
         try:
             flat = logits.view(math.prod(logits.shape[:-1]), logits.shape[-1])
         except RuntimeError:
             flat = None
-        return cls(logits, flat, targets, temperature, index, compute_dtype(logits))
+        return cls(logits, flat, targets, temperature, index, compute_dtype(logits), row_splits)
 
     @property
     def count(self) -> int:
@@ -96,11 +113,7 @@ class Rows:
 
     def offsets(self) -> Tensor:
         """Distance of each valid row from the first element of ``logits``, in elements, shape ``(n,)``."""
-        offsets = torch.zeros((), dtype=torch.int64, device=self.logits.device)
-        for length, stride in zip(self.logits.shape[:-1], self.logits.stride()[:-1], strict=True):
-            steps = torch.arange(length, dtype=torch.int64, device=self.logits.device) * stride
-            offsets = offsets.unsqueeze(-1) + steps
-        offsets = offsets.reshape(-1)
+        offsets = row_offsets(self.logits.shape[:-1], self.logits.stride()[:-1], self.logits.device)
         return offsets if self.index is None else offsets[self.index]
 
     def _places(self, start: int, stop: int) -> slice | Tensor:

@@ -74,6 +74,7 @@ def token_stats(
     mask: Tensor | None = None,
     backend: str = "auto",
     inplace_backward: bool = False,
+    row_splits: int | None = None,
 ) -> TokenStats:
     r"""Log-probability, entropy and second-order sums of every token's next-token distribution.
 
@@ -113,6 +114,9 @@ def token_stats(
             an ``(N, V)`` tensor. DANGER: after the backward pass ``logits`` holds its gradient. Nothing may
             read it then; autograd raises where another saved operation would, but it cannot see a plain read.
             Backward works once.
+        row_splits: Programs that share a row in the forward pass of ``triton``, at least 1, for few rows on a large
+            device; None decides by ``V`` alone (one, up to 2^18 columns). Another number is another order of the
+            sums, so the last bits differ; hence it never depends on the number of rows. Other backends ignore it.
 
     Returns:
         TokenStats: tensors of shape ``(...)``, float32 inside and outside (float64 for float64 logits). All
@@ -120,10 +124,10 @@ def token_stats(
 
     Raises:
         ValueError: a shape, dtype or device does not fit; ``V`` = 0; a valid target is out of range; the
-            temperature is not finite and positive; ``mask`` holds another value than 0 and 1; a name in
-            ``stats`` or ``backend`` is unknown; a valid row has a NaN or +inf logit or only -inf (backends
-            ``torch`` and ``compile``: ``triton`` returns NaN for such a row, since looking would stall the
-            device); ``inplace_backward`` with logits that are a leaf or whose strides do not allow a view as
+            temperature is not finite and positive; ``row_splits`` is below 1; ``mask`` holds another value than 0
+            and 1; a name in ``stats`` or ``backend`` is unknown; a valid row has a NaN or +inf logit or only -inf
+            (backends ``torch`` and ``compile``: ``triton`` returns NaN for such a row, since looking would stall
+            the device); ``inplace_backward`` with logits that are a leaf or whose strides do not allow a view as
             ``(N, V)``.
         ImportError: backend ``triton`` is asked for and not installed.
 
@@ -152,10 +156,14 @@ def token_stats(
     names = check_stats(stats, STATISTICS)
     check_logits(logits)
     check_targets(targets, logits)
+    if row_splits is not None and row_splits < 1:
+        raise ValueError(f"row_splits must be at least 1, or None, got {row_splits}")
     if torch.compiler.is_compiling():
         # One node of the graph, which checks the values when it runs.
         tensor, tau = split_temperature(temperature)
-        found = torch.ops.corollary.token_stats(logits, targets, tensor, tau, mask, ",".join(names), backend)
+        found = torch.ops.corollary.token_stats(
+            logits, targets, tensor, tau, mask, ",".join(names), backend, row_splits
+        )
         return traced_result(names, found)
     index = valid_rows(mask, targets)
     leading, vocabulary = logits.shape[:-1], logits.shape[-1]
@@ -166,7 +174,7 @@ def token_stats(
     check_target_range(flat_targets, vocabulary)
     implementation = choose_backend(backend, logits)
 
-    rows = Rows.of(logits, flat_targets.long(), per_row, index)
+    rows = Rows.of(logits, flat_targets.long(), per_row, index, row_splits)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
     if needs_gradient and inplace_backward:
         _check_inplace(logits, rows)
