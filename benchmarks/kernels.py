@@ -1,192 +1,234 @@
-"""Time token_stats on a CPU against full-size eager autograd, side by side, and append the figures to a CSV.
+"""Time token statistics side by side with what others offer, and write the figures to a CSV.
 
-    python benchmarks/kernels.py                              N = 4096, V = 32000 and N = 1024, V = 14, one
-    thread python benchmarks/kernels.py --compile --shapes 1024x32000
+    python benchmarks/kernels.py                     on CUDA if there is a device, else on one CPU thread
+    python benchmarks/kernels.py --shapes 1024x32000 --linear-shapes 512x256x32000 --stats lp all
+    python benchmarks/kernels.py --page              draw docs/benchmarks/kernels.md and its plot from the CSVs
 
-Every provider runs once per round, in a new order each round, so that a change of the machine's load meets
-all of them. A figure is the median over the rounds: wall time, and CPU time (user + system of all threads),
-which a busy machine disturbs less. A ratio is the median of eager divided by the median of the provider.
-Timed are the statistics log_prob, entropy, sum_p2, sum_p2_log_p of float32 logits, forward alone and forward
-with the backward pass of all four. Errors are the largest absolute difference from float64 on up to 32 rows,
-over the statistics and over the gradient.
+Every provider runs once per round, in a new order each round, so that a change of the machine's load or clock meets
+all of them; the second-level cache of a device is overwritten before each reading. A figure is the median over the
+rounds, with the 20th and 80th percentile. Timed are forward, and forward with the backward pass of all statistics.
+The limit is measured in the same run: the bandwidth of a copy for `token_stats` (one read of the logits forward; one
+more read and one write backward), and the rate of a matrix product for `linear_token_stats` (2NDV operations forward,
+8NDV with the backward pass that recomputes; also for providers that do less, so that ratios stay ratios of times).
+Errors are the largest absolute difference from float64 on up to 32 rows, over statistics and over gradients.
+Needs torch, triton, numpy and the core's source folder on the path; matplotlib for `--page`.
 """
 
 import argparse
 import csv
-import datetime
-import os
-import platform
 import random
 import statistics
-import subprocess
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
+from measuring import Clock, Reading, copy_bandwidth, machine, matrix_rate, peak_extra_bytes
+from providers import STATISTICS, Provider, providers, textbook
 from torch import Tensor
 
-from corollary.kernels import token_stats
-
-STATS = ("log_prob", "entropy", "sum_p2", "sum_p2_log_p")
 CHECKED_ROWS = 32
-Provider = Callable[[Tensor, Tensor], tuple[Tensor, ...]]
+MODES = ("forward", "forward+backward")
+FIGURES = (
+    *("ms", "p20_ms", "p80_ms", "cpu_ms", "ratio", "cpu_ratio", "rate", "unit", "limit", "percent_of_limit"),
+    *("peak_extra_bytes", "value_error", "gradient_error"),
+)
+HERE = Path(__file__).parent
+DEFAULTS = {
+    "cpu": {
+        "shapes": ["4096x32000", "1024x14", "256x14"],
+        "linear_shapes": ["1024x256x32000"],
+        "stats": ["all"],
+        "rounds": 5,
+        "dtype": "float32",
+    },
+    "cuda": {
+        "shapes": ["1024x151936", "8192x32000", "8192x128256", "8192x151936", "65536x32000"],
+        "linear_shapes": [f"{n}x{d}x131072" for n in (1024, 8192) for d in (896, 2048, 4096)],
+        "stats": list(STATISTICS),
+        "rounds": 30,
+        "dtype": "bfloat16",
+    },
+}
 
 
-def eager(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-    """The usual formulas, each over the full logits; autograd keeps what it needs."""
-    log_p = logits.log_softmax(-1)
-    p = log_p.exp()
-    square = p * p
-    return (
-        log_p.gather(-1, targets.unsqueeze(-1)).squeeze(-1),
-        -(p * log_p).sum(-1),
-        square.sum(-1),
-        (square * log_p).sum(-1),
-    )
+class Problem(NamedTuple):
+    """Inputs, taken tokens, and an upstream gradient for each statistic."""
+
+    inputs: tuple[Tensor, ...]
+    targets: Tensor
+    weights: tuple[Tensor, ...]
+
+    @classmethod
+    def make(cls, sizes: Sequence[int], names: Sequence[str], dtype: torch.dtype, device: str) -> "Problem":
+        """Logits ``(N, V)`` from two sizes; hidden states ``(N, D)`` and weight ``(V, D)`` from three."""
+        generator = torch.Generator(device).manual_seed(0)
+
+        def normal(*shape: int, scale: float = 1.0) -> Tensor:
+            return (torch.randn(*shape, generator=generator, device=device) * scale).to(dtype)
+
+        rows, columns = sizes[0], sizes[-1]
+        if len(sizes) == 2:
+            inputs: tuple[Tensor, ...] = (normal(rows, columns, scale=2.0),)
+        else:
+            inputs = (normal(rows, sizes[1]), normal(columns, sizes[1], scale=2.0 / sizes[1] ** 0.5))
+        targets = torch.randint(columns, (rows,), generator=generator, device=device)
+        return cls(inputs, targets, tuple(torch.randn(rows, generator=generator, device=device) for _ in names))
 
 
-def ours(backend: str) -> Provider:
-    """Return token_stats with one backend, as a provider."""
-
-    def compute(logits: Tensor, targets: Tensor) -> tuple[Tensor, ...]:
-        result = token_stats(logits, targets, stats=STATS, backend=backend)
-        return tuple(getattr(result, name) for name in STATS)
-
-    return compute
-
-
-def once(provider: Provider, logits: Tensor, targets: Tensor, weights: Sequence[Tensor]) -> Tensor | None:
-    """Run forward, and backward if the logits ask for it; return the gradient."""
-    outputs = provider(logits, targets)
-    if not logits.requires_grad:
-        return None
-    return torch.autograd.grad(outputs, logits, weights)[0]
+def once(provider: Provider, problem: Problem, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """Run forward, and backward if the inputs ask for it; return the gradients."""
+    outputs = provider.run(problem.inputs, problem.targets, names)
+    if not problem.inputs[0].requires_grad:
+        return ()
+    upstream = [w.to(out.dtype) for w, out in zip(problem.weights, outputs, strict=True)]
+    return torch.autograd.grad(outputs, problem.inputs, upstream)
 
 
-def largest_errors(
-    provider: Provider, logits: Tensor, targets: Tensor, weights: Sequence[Tensor]
-) -> tuple[float, float]:
-    """Return the largest error of the statistics and of the gradient on the first rows, against float64."""
+def largest_errors(provider: Provider, problem: Problem, names: tuple[str, ...]) -> tuple[float, float]:
+    """Return the largest error of the statistics and of the gradients on the first rows, against float64."""
     few = slice(0, CHECKED_ROWS)
-    z, y, upstream = logits.detach()[few], targets[few], [w[few] for w in weights]
-    exact_z, z = z.double().requires_grad_(), z.clone().requires_grad_()
-    exact, actual = eager(exact_z, y), provider(z, y)
-    (exact_gradient,) = torch.autograd.grad(exact, exact_z, [w.double() for w in upstream])
-    (gradient,) = torch.autograd.grad(actual, z, upstream)
-    value_error = max(float((a - e).detach().abs().max()) for a, e in zip(actual, exact, strict=True))
-    return value_error, float((gradient - exact_gradient).abs().max())
+    rows, *head = (t.detach() for t in problem.inputs)
+    inputs = (rows[few].clone(), *head)
+    exact = [t.double().requires_grad_() for t in inputs]
+    taken, upstream = problem.targets[few], [w[few] for w in problem.weights]
+    expected = textbook(exact[0] if len(exact) == 1 else exact[0] @ exact[1].t(), taken, names)
+    wanted = torch.autograd.grad(expected, exact, [w.double() for w in upstream])
+    if provider.backward:
+        inputs = tuple(t.requires_grad_() for t in inputs)
+    actual = provider.run(inputs, taken, names)
+    value = max(float((a - e).detach().abs().max()) for a, e in zip(actual, expected, strict=True))
+    if not provider.backward:
+        return value, float("nan")
+    gradients = torch.autograd.grad(actual, inputs, [w.to(a.dtype) for w, a in zip(upstream, actual, strict=True)])
+    return value, max(float((g - w).abs().max()) for g, w in zip(gradients, wanted, strict=True))
 
 
 def measure(
-    providers: dict[str, Provider], rows: int, columns: int, rounds: int, repeats: int
+    sizes: Sequence[int], stats: str, options: argparse.Namespace, clock: Clock, limit: float
 ) -> list[dict[str, object]]:
-    """Time all providers on one shape; return a record for each provider and mode."""
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(rows, columns, generator=generator) * 2
-    targets = torch.randint(columns, (rows,), generator=generator)
-    weights = [torch.randn(rows, generator=generator) for _ in STATS]
-    errors = {name: largest_errors(run, logits, targets, weights) for name, run in providers.items()}
+    """Time all providers on one problem; return a record for each provider and mode, absent ones included."""
+    operation = "token_stats" if len(sizes) == 2 else "linear_token_stats"
+    names, dtype = STATISTICS[stats], getattr(torch, options.dtype)
+    problem = Problem.make(sizes, names, dtype, options.device)
+    known = [p for p in providers(operation) if set(names) <= set(p.statistics)]
+    known = [p for p in known if options.compile or "compile" not in p.name]
+    notes = {p.name: p.absent(options.device) for p in known}
+    present = [p for p in known if not notes[p.name]]
+    rows, columns = sizes[0], sizes[-1]
+    repeats = 1 if options.device == "cuda" else max(1, 4_000_000 // int(np.prod(sizes)))
+    errors = {p.name: largest_errors(p, problem, names) for p in present}
     records: list[dict[str, object]] = []
-    order = list(providers)
-    shuffle = random.Random(0).shuffle
-    for mode in ("forward", "forward+backward"):
-        logits.requires_grad_(mode != "forward")
-        for run in providers.values():
-            once(run, logits, targets, weights)
-        wall: dict[str, list[float]] = {name: [] for name in providers}
-        cpu: dict[str, list[float]] = {name: [] for name in providers}
-        for _ in range(rounds):
+    for mode in MODES:
+        for tensor in problem.inputs:
+            tensor.requires_grad_(mode != "forward")
+        running = [p for p in present if p.backward or mode == "forward"]
+        for provider in running:
+            once(provider, problem, names)
+        peaks = {
+            p.name: "" if options.device == "cpu" and "compile" in p.name
+            else peak_extra_bytes(lambda p=p: once(p, problem, names), options.device)
+            for p in running
+        }  # fmt: skip
+        readings: dict[str, list[Reading]] = {p.name: [] for p in running}
+        order, shuffle = list(running), random.Random(0).shuffle
+        for _ in range(options.rounds):
             shuffle(order)
-            for name in order:
-                start_wall, start_cpu = time.perf_counter(), time.process_time()
-                for _ in range(repeats):
-                    once(providers[name], logits, targets, weights)
-                cpu[name].append((time.process_time() - start_cpu) / repeats * 1e3)
-                wall[name].append((time.perf_counter() - start_wall) / repeats * 1e3)
-        for name in providers:
-            wall_ms, cpu_ms = statistics.median(wall[name]), statistics.median(cpu[name])
-            records.append(
-                {
-                    "provider": name,
-                    "mode": mode,
-                    "N": rows,
-                    "V": columns,
-                    "rounds": rounds,
-                    "repeats": repeats,
-                    "wall_ms": f"{wall_ms:.4g}",
-                    "cpu_ms": f"{cpu_ms:.4g}",
-                    "wall_ratio": f"{statistics.median(wall['eager']) / wall_ms:.2f}",
-                    "cpu_ratio": f"{statistics.median(cpu['eager']) / cpu_ms:.2f}",
+            for provider in order:
+                reading = clock.read(lambda p=provider: once(p, problem, names), repeats)
+                readings[provider.name].append(reading)
+        if operation == "token_stats":
+            work = rows * columns * dtype.itemsize * (1 if mode == "forward" else 3)
+        else:
+            work = rows * sizes[1] * columns * (2 if mode == "forward" else 8)
+        for provider in known:
+            name = provider.name
+            record: dict[str, object] = {
+                "operation": operation,
+                "provider": name,
+                "mode": mode,
+                "stats": stats,
+                "N": rows,
+                "D": sizes[1] if len(sizes) == 3 else "",
+                "V": columns,
+                "dtype": options.dtype,
+                "rounds": options.rounds,
+                "repeats": repeats,
+            }
+            figures = dict.fromkeys(FIGURES, "")
+            note = notes[name]
+            if name in readings:
+                wall = [r.wall_ms for r in readings[name]]
+                base = statistics.median(r.wall_ms for r in readings["eager"])
+                ms, cpu = statistics.median(wall), statistics.median(r.cpu_ms for r in readings[name])
+                cpu_base = statistics.median(r.cpu_ms for r in readings["eager"])
+                rate = work / (ms / 1e3)
+                figures = {
+                    "ms": f"{ms:.4g}",
+                    "p20_ms": f"{np.percentile(wall, 20):.4g}",
+                    "p80_ms": f"{np.percentile(wall, 80):.4g}",
+                    "cpu_ms": f"{cpu:.4g}" if cpu else "",
+                    "ratio": f"{base / ms:.2f}",
+                    "cpu_ratio": f"{cpu_base / cpu:.2f}" if cpu else "",
+                    "rate": f"{rate / 1e12:.4g}",
+                    "unit": "TB/s" if operation == "token_stats" else "TFLOP/s",
+                    "limit": f"{limit / 1e12:.4g}",
+                    "percent_of_limit": f"{100 * rate / limit:.1f}",
+                    "peak_extra_bytes": peaks[name],
                     "value_error": f"{errors[name][0]:.2g}",
                     "gradient_error": f"{errors[name][1]:.2g}",
                 }
-            )
-            line = records[-1]
-            print(
-                f"{rows:>6} x {columns:<7} {mode:<17} {name:<8} wall {line['wall_ms']:>8} ms (x{line['wall_ratio']})  "
-                f"cpu {line['cpu_ms']:>8} ms (x{line['cpu_ratio']})  error {line['value_error']} / "
-                f"{line['gradient_error']}",
-                flush=True,
-            )
+            elif not note:
+                note = "no backward pass"
+            records.append({**record, **figures, "note": note})
+            told = f"{figures['ms']} ms (x{figures['ratio']}), {figures['percent_of_limit']} % of the limit"
+            shape = "x".join(map(str, sizes))
+            print(f"{shape:>18} {mode:<17} {stats:<5} {name:<14} {note or told}", flush=True)
     return records
 
 
-def machine() -> dict[str, object]:
-    """Describe where and when the figures were taken."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
-        model = names[0].split(":", 1)[1].strip() if names else model
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here)]
-    head = [*git, "rev-parse", "--short=12", "HEAD"]
-    commit = subprocess.run(head, capture_output=True, text=True, check=False).stdout.strip()
-    sources = ["../shared/src/corollary/kernels", "kernels.py"]
-    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources], check=False).returncode != 0
-    commit += "-dirty" if changed else ""
-    return {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit,
-        "cpu": f"{model} ({torch.backends.cpu.get_cpu_capability()})",
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load": f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "",
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }
-
-
 def main() -> None:
-    """Parse the options, measure, append to the CSV."""
+    """Parse the options, measure, write the CSV; or draw the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", nargs="+", default=["4096x32000", "1024x14", "256x14"], metavar="NxV")
-    parser.add_argument("--rounds", type=int, default=7, help="interleaved rounds per shape and mode")
-    parser.add_argument("--threads", type=int, default=1, help="threads of torch")
-    parser.add_argument("--compile", action="store_true", help="also time the compiled backend")
-    csv_default = Path(__file__).with_name("kernels-cpu.csv")
-    parser.add_argument("--csv", type=Path, default=csv_default, help="file to append to")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shapes", nargs="*", metavar="NxV", help="problems of token_stats")
+    parser.add_argument("--linear-shapes", nargs="*", metavar="NxDxV", help="problems of linear_token_stats")
+    parser.add_argument("--stats", nargs="+", choices=list(STATISTICS), help="which statistics")
+    parser.add_argument("--dtype", choices=["bfloat16", "float16", "float32"])
+    parser.add_argument("--rounds", type=int, help="interleaved rounds per problem and mode")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch on a CPU")
+    parser.add_argument("--no-compile", dest="compile", action="store_false", help="leave out what torch.compile makes")
+    parser.add_argument("--csv", type=Path, help="file to write; kernels-cpu.csv or kernels-cuda.csv by default")
+    parser.add_argument("--page", action="store_true", help="measure nothing; draw the page from the CSVs in git")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    if options.page:
+        from page import write_page
+
+        write_page()
+        return
+    for name, value in DEFAULTS[options.device].items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.device == "cpu":
+        torch.set_num_threads(options.threads)
     # Before measuring, so that the load is that of the others.
-    where = machine()
-    providers = {"eager": eager, "torch": ours("torch")}
-    if options.compile:
-        providers["compile"] = ours("compile")
+    where = machine(options.device)
+    clock = Clock(options.device)
+    bandwidth = copy_bandwidth(clock, options.device)
+    rate = matrix_rate(clock, options.device, getattr(torch, options.dtype))
+    print(f"measured limits: copy {bandwidth / 1e12:.4g} TB/s, matrix product {rate / 1e12:.4g} TFLOP/s", flush=True)
     records: list[dict[str, object]] = []
-    for shape in options.shapes:
-        rows, columns = (int(number) for number in shape.split("x"))
-        # Small problems are repeated until one reading takes some 10 ms, far above the clock's resolution.
-        repeats = max(1, 4_000_000 // (rows * columns))
-        records += measure(providers, rows, columns, options.rounds, repeats)
-    new = not options.csv.exists()
-    with options.csv.open("a", newline="") as file:
+    for shape in [*options.shapes, *options.linear_shapes]:
+        sizes = [int(number) for number in shape.split("x")]
+        for stats in options.stats:
+            records += measure(sizes, stats, options, clock, bandwidth if len(sizes) == 2 else rate)
+    path = options.csv or HERE / f"kernels-{options.device}.csv"
+    with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=[*records[0], *where], lineterminator="\n")
-        if new:
-            writer.writeheader()
+        writer.writeheader()
         writer.writerows({**record, **where} for record in records)
-    print(f"appended {len(records)} lines to {options.csv}")
+    print(f"wrote {len(records)} lines to {path}")
 
 
 if __name__ == "__main__":
