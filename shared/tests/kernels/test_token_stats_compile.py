@@ -5,7 +5,7 @@ import shutil
 import pytest
 import torch
 
-from corollary.kernels import STATISTICS, token_stats
+from corollary.kernels import STATISTICS, linear_token_stats, token_stats
 
 pytestmark = [
     pytest.mark.skipif(
@@ -41,3 +41,17 @@ def test_compiled_statistics_and_gradients_agree_with_the_torch_backend(problem)
             )
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, atol=5e-6, rtol=1e-5)
+
+
+def test_the_head_works_with_compiled_statistics(problem) -> None:
+    hidden, targets = problem(5, 4)
+    weight, _ = problem(37, 4, seed=1)
+    results = []
+    for backend in ("torch", "compile"):
+        leaves = [t.clone().requires_grad_() for t in (hidden, weight)]
+        # Chunks of four rows and of one, the gradient in place of the logits.
+        stats = linear_token_stats(*leaves, targets, stats=STATISTICS, backend=backend, chunk_bytes=4 * 37 * 4)
+        total = sum((i + 1) * field.sum() for i, field in enumerate(stats[:5]))
+        results.append([*stats, *torch.autograd.grad(total, leaves)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

@@ -1,6 +1,7 @@
 """How the Triton kernels are launched: rows over several programs, offsets beyond 2^31, alignment, code for a GPU."""
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -9,8 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from corollary.kernels import STATISTICS, token_stats
+from corollary.kernels import STATISTICS, linear_token_stats, token_stats
 from corollary.kernels._rows import row_offsets
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
@@ -96,6 +99,68 @@ def test_splitting_the_backward_pass_changes_no_bit(programs: int, problem, monk
         found = token_stats(logits, targets, stats=STATISTICS, backend="triton")
         gradients.append(torch.autograd.grad(mixture(found), logits)[0])
     assert torch.equal(*gradients)
+
+
+@interpreted
+@pytest.mark.parametrize("columns", [50257, 129920, 151936])
+def test_large_ragged_vocabularies_keep_their_bounds_and_their_precision(columns: int, problem, reference) -> None:
+    logits, targets = problem(2, columns)
+    targets[0] = columns - 1
+    ours = token_stats(logits, targets, stats=STATISTICS, backend="triton")
+    exact = reference(logits, targets)
+    assert (ours.log_prob <= 0).all()
+    for name, tolerance in zip(STATISTICS, (1e-5, 1e-5, 1e-6, 1e-6, 5e-5), strict=True):
+        torch.testing.assert_close(getattr(ours, name).double(), getattr(exact, name), atol=tolerance, rtol=1e-6)
+
+
+@interpreted
+@pytest.mark.usefixtures("small_tiles")
+@given(
+    st.lists(st.floats(-80, 80, width=32), min_size=1, max_size=150),
+    st.floats(0.1, 10),
+    st.integers(1, 3),
+)
+@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_statistics_respect_their_bounds(values: list[float], temperature: float, splits: int) -> None:
+    logits, columns = torch.tensor([values], dtype=torch.float32), len(values)
+    targets = torch.tensor([columns // 2])
+    found = token_stats(logits, targets, temperature=temperature, stats=STATISTICS, backend="triton", row_splits=splits)
+    slack = 1e-5
+    assert found.log_prob.item() <= slack
+    assert -slack <= found.entropy.item() <= math.log(columns) + slack
+    assert (1 - slack) / columns <= found.sum_p2.item() <= 1 + slack
+    assert -math.exp(-1) - slack <= found.sum_p2_log_p.item() <= slack
+    assert found.varentropy.item() >= 0
+
+
+# A difference of 3e38 overflows to -inf on the way to the floor, which numpy reports.
+@pytest.mark.filterwarnings("ignore:overflow:RuntimeWarning")
+@interpreted
+@pytest.mark.usefixtures("small_tiles")
+def test_a_jump_of_the_maximum_beyond_float32_squares_is_no_nan() -> None:
+    logits = torch.zeros(1, 200)
+    logits[0, :64], logits[0, 64:128] = -3e38, -1e25
+    found = token_stats(logits, torch.tensor([150]), stats=STATISTICS, backend="triton", row_splits=1)
+    shared = token_stats(logits, torch.tensor([150]), stats=STATISTICS, backend="triton", row_splits=4)
+    assert torch.stack(list(found)).isfinite().all()
+    torch.testing.assert_close(tuple(found), tuple(shared))
+    torch.testing.assert_close(found.entropy, torch.tensor([math.log(72)]))
+
+
+@interpreted
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_the_head_works_with_the_kernels(softcap: float | None, problem) -> None:
+    hidden, targets = problem(2, 3, 4)
+    weight, _ = problem(50, 4, seed=1)
+    mask = torch.tensor([[1, 0, 1], [1, 1, 1]])
+    results = []
+    for backend in ("triton", "torch"):
+        leaves = [t.double().requires_grad_() for t in (hidden, weight)]
+        options = {"softcap": softcap, "mask": mask, "temperature": 0.7, "chunk_bytes": 4 * 50 * 8}
+        found = linear_token_stats(*leaves, targets, stats=STATISTICS, backend=backend, **options)
+        results.append([*found, *torch.autograd.grad(mixture(found), leaves)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-12, rtol=1e-11)
 
 
 def test_bad_numbers_of_programs_are_refused(problem) -> None:

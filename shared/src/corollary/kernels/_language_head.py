@@ -86,7 +86,7 @@ def _check(model: nn.Module, head: LanguageHead) -> None:
         logits = head.softcap * torch.tanh(logits / head.softcap)
     scale = float(expected.abs().max())
     error = float((logits - expected).abs().max()) if logits.shape == expected.shape else float("nan")
-    if not error <= scale * 10 * torch.finfo(expected.dtype).eps ** 0.75:
+    if not error <= scale * 2 * torch.finfo(expected.dtype).eps ** 0.75:
         raise HeadNotFoundError(
             f"expected the logits of {type(model).__name__} to be its head applied to its last hidden states, got a "
             f"difference of {error:.2g} where logits reach {scale:.2g}; it scales or changes them in between"
