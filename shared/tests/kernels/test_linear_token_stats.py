@@ -156,6 +156,21 @@ def test_the_weight_gradient_of_many_low_precision_rows_is_summed_in_float32(dty
     torch.testing.assert_close(weight.grad.double(), expected, rtol=6e-3, atol=expected.abs().max().item() * 2e-3)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_low_precision_products_are_added_in_column_blocks_without_rounding(
+    dtype: torch.dtype, head, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from corollary.kernels import _linear_function
+
+    assert not _linear_function.adds_into_wide(dtype, torch.device("cpu"))
+    monkeypatch.setattr(_linear_function, "WIDEN_BYTES", 4 * 9 * 4)
+    hidden, gradient, _, _ = head(9, 11, 5, dtype)
+    gradient = gradient.repeat(2, 1)[:9, :11]
+    total = torch.ones(11, 11)
+    _linear_function._add_product(total, gradient, hidden)
+    torch.testing.assert_close(total, 1 + gradient.float().T @ hidden.float())
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
 def test_low_precision_agrees_with_the_logits_of_that_precision(dtype: torch.dtype, head) -> None:
     hidden, weight, bias, targets = head(6, 16, 50, dtype)

@@ -15,6 +15,7 @@ passes only the row sums are kept.
 
 import math
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from corollary.kernels._linear_rows import LinearRows, LogitsChunk
 from corollary.kernels._rows import Coefficients, RowSums, concatenate
 
 WIDEN_BYTES = 1 << 24
-"""Size of a float32 copy of some columns of a low-precision gradient, where the device cannot widen in a product."""
+"""Size of float32 copies or products of some columns, where a product cannot add into float32."""
 
 
 def run_linear_forward(problem: LinearRows, stats: frozenset[str], backend: Backend) -> tuple[RowSums, bool]:
@@ -214,11 +215,27 @@ def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
     """Add ``gradient.T @ hidden`` to ``total`` without rounding the product to a lower precision first."""
     if gradient.dtype == total.dtype:
         total.addmm_(gradient.t(), hidden)
-    elif gradient.is_cuda:
+        return
+    if adds_into_wide(gradient.dtype, gradient.device):
         torch.ops.aten.addmm.dtype_out(total, gradient.t(), hidden, total.dtype, out=total)
-    else:
-        hidden = hidden.to(total.dtype)
-        width = max(1, WIDEN_BYTES // (gradient.shape[0] * total.dtype.itemsize))
-        for first in range(0, gradient.shape[1], width):
-            columns = slice(first, first + width)
-            total[columns].addmm_(gradient[:, columns].t().to(total.dtype), hidden)
+        return
+    width = max(1, WIDEN_BYTES // (max(gradient.shape[0], hidden.shape[1]) * total.dtype.itemsize))
+    wide_hidden = hidden if gradient.is_cuda else hidden.to(total.dtype)
+    for first in range(0, gradient.shape[1], width):
+        columns = slice(first, first + width)
+        part = gradient[:, columns].t()
+        if gradient.is_cuda:
+            total[columns] += torch.mm(part, hidden, out_dtype=total.dtype)
+        else:
+            total[columns].addmm_(part.to(total.dtype), wide_hidden)
+
+
+@cache
+def adds_into_wide(dtype: torch.dtype, device: torch.device) -> bool:
+    """Whether a product of a low-precision dtype can add into float32 here: some devices and versions cannot."""
+    low, wide = (torch.zeros(16, 16, dtype=kind, device=device) for kind in (dtype, torch.float32))
+    try:
+        torch.ops.aten.addmm.dtype_out(wide, low, low, torch.float32, out=wide)
+    except RuntimeError:
+        return False
+    return True
