@@ -110,7 +110,8 @@ def measure(
 ) -> list[dict[str, object]]:
     """Time all providers on one problem; return a record for each provider and mode, absent ones included."""
     # The compiler allows few specialisations of a function and then runs it uncompiled; each problem starts anew.
-    torch.compiler.reset()
+    if options.compile:
+        torch.compiler.reset()
     operation = "token_stats" if len(sizes) == 2 else "linear_token_stats"
     names, dtype = STATISTICS[stats], getattr(torch, options.dtype)
     problem = Problem.make(sizes, names, dtype, options.device)
@@ -120,14 +121,25 @@ def measure(
     present = [p for p in known if not notes[p.name]]
     rows, columns = sizes[0], sizes[-1]
     repeats = 1 if options.device == "cuda" else max(1, 4_000_000 // int(np.prod(sizes)))
-    errors = {p.name: largest_errors(p, problem, names) for p in present}
+    errors: dict[str, tuple[float, float]] = {}
     records: list[dict[str, object]] = []
     for mode in MODES:
         for tensor in problem.inputs:
             tensor.requires_grad_(mode != "forward")
-        running = [p for p in present if p.backward or mode == "forward"]
-        for provider in running:
-            once(provider, problem, names)
+        running, failed = [], {}
+        for provider in present:
+            if mode != "forward" and not provider.backward:
+                continue
+            # One that fails, or needs more memory than there is, must not end the run of the others.
+            try:
+                if provider.name not in errors:
+                    errors[provider.name] = largest_errors(provider, problem, names)
+                once(provider, problem, names)
+                running.append(provider)
+            except Exception as error:
+                failed[provider.name] = f"failed: {type(error).__name__}"
+            if options.device == "cuda":
+                torch.cuda.empty_cache()
         peaks = {
             p.name: "" if options.device == "cpu" and "compile" in p.name
             else peak_extra_bytes(lambda p=p: once(p, problem, names), options.device)
@@ -159,12 +171,13 @@ def measure(
                 "repeats": repeats,
             }
             figures = dict.fromkeys(FIGURES, "")
-            note = notes[name]
+            note = notes[name] or failed.get(name, "")
             if name in readings:
                 wall = [r.wall_ms for r in readings[name]]
-                base = statistics.median(r.wall_ms for r in readings["eager"])
+                eager = readings.get("eager", [])
+                base = statistics.median([r.wall_ms for r in eager] or [float("nan")])
                 ms, cpu = statistics.median(wall), statistics.median(r.cpu_ms for r in readings[name])
-                cpu_base = statistics.median(r.cpu_ms for r in readings["eager"])
+                cpu_base = statistics.median([r.cpu_ms for r in eager] or [float("nan")])
                 rate = work / (ms / 1e3)
                 figures = {
                     "ms": f"{ms:.4g}",

@@ -61,3 +61,41 @@ def test_the_script_measures_a_small_problem_and_lists_what_is_absent(tmp_path):
     assert {r["provider"]: r["note"] for r in lines}["liger-flsce"] == "needs cuda"
     assert all(float(r["value_error"]) < 1e-5 for r in lines if r["ms"])
     assert all(r["note"] for r in lines if not r["ms"])
+
+
+# The compiler's own imports warn.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_provider_that_fails_is_listed_and_ends_nothing(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("kernels", "providers", "measuring"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    kernels = importlib.import_module("kernels")
+    providers = importlib.import_module("providers")
+
+    def fail(*_: object) -> None:
+        raise MemoryError
+
+    known = [providers.Provider("eager", fail), providers.providers("token_stats")[1]]
+    monkeypatch.setattr(kernels, "providers", lambda operation: known)
+    options = [
+        "--device",
+        "cpu",
+        "--rounds",
+        "1",
+        "--shapes",
+        "8x50",
+        "--linear-shapes",
+        "--csv",
+        str(tmp_path / "x.csv"),
+    ]
+    monkeypatch.setattr(sys, "argv", ["kernels.py", *options])
+    kernels.main()
+    with (tmp_path / "x.csv").open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    assert [(r["provider"], r["note"], bool(r["ms"])) for r in lines[:2]] == [
+        ("eager", "failed: MemoryError", False),
+        ("chunked", "", True),
+    ]
+    assert lines[1]["ratio"] == "nan"
+    for name in ("kernels", "providers", "measuring"):
+        sys.modules.pop(name, None)
