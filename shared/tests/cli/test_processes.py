@@ -21,13 +21,19 @@ STOP_S = 5.0
 """A run has ten steps: workers that were left to finish would take longer than this."""
 
 
+def with_toy(source: Path) -> dict[str, str]:
+    """The environment of a process that finds the toy paper."""
+    path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
+
+
 class Command:
     """A started `corollary` in a process group of its own, as a terminal gives it."""
 
     def __init__(self, toy: Path, source: Path, *words: str, step_s: float) -> None:
         self.work = toy
         self.store = toy.parent / "runs"
-        environment = {**os.environ, "PYTHONPATH": str(source), "TOY_STEP_S": str(step_s)}
+        environment = {**with_toy(source), "TOY_STEP_S": str(step_s)}
         self.process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=toy,
@@ -160,13 +166,13 @@ assert not heavy("torch", "transformers", "scipy"), "help and cite"
 main(["list"])  # imports all papers, and with them perhaps torch
 assert not heavy("transformers"), "list"
 """
-    environment = {**os.environ, "PYTHONPATH": str(toy_source)}
+    environment = with_toy(toy_source)
     ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=toy, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 
 def test_terminal_without_unicode_is_served(toy: Path, toy_source: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(toy_source), "PYTHONIOENCODING": "ascii"}
+    environment = {**with_toy(toy_source), "PYTHONIOENCODING": "ascii"}
     words = ["reproduce", "toy-paper", "--claim", "C1"]
     ended = subprocess.run([*COMMAND, *words], env=environment, cwd=toy, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -174,7 +180,7 @@ def test_terminal_without_unicode_is_served(toy: Path, toy_source: Path) -> None
 
 
 def test_reader_that_goes_away_is_no_error(toy: Path, toy_source: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(toy_source)}
+    environment = with_toy(toy_source)
     with subprocess.Popen(
         [*COMMAND, "cite", "toy-paper"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
