@@ -1,7 +1,7 @@
 """Measurements of the exact claims: identities of the softmax, in float64, on random distributions.
 
 Each compares what the package computes with something that does not use the package: a central difference of the
-entropy, a sum over the whole vocabulary, or a covariance written out.
+entropy, a sum over the whole vocabulary, or a covariance written out. C9 alone compares the masks with themselves.
 """
 
 import math
@@ -16,7 +16,6 @@ from corollary_entropy_dynamics.discriminator import (
     deviation,
     entropy_discriminator,
     predicted_entropy_change,
-    vocabulary_mean,
 )
 from corollary_entropy_dynamics.masks import clip_b_mask, clip_v_mask
 
@@ -194,10 +193,3 @@ def covariance_law(m: Measurement) -> dict[str, float]:
         error = max(error, (ours - covariance).abs().max().item())
     return {"error": error}
 
-
-def vocabulary_identity_error(logits: Tensor) -> float:
-    """Largest difference between ``N = H P2 + T2`` and the sum over the vocabulary that defines it."""
-    stats = every_token(logits)
-    p = torch.softmax(logits, -1)
-    s = entropy_discriminator(*stats.required("log_prob", "entropy"))
-    return (vocabulary_mean(stats)[:, 0] - (p * s).sum(-1)).abs().max().item()
