@@ -125,3 +125,11 @@ def test_the_sign_changes_at_exp_minus_h():
     s = entropy_discriminator(log_probs, entropy)
     assert s[0] > 0 > s[1]
     assert math.isclose(s[0].item(), math.exp(-1.3) * 1e-9, rel_tol=1e-5)
+
+
+def test_inputs_of_16_bits_are_widened():
+    log_probs, entropy = torch.tensor([-0.01], dtype=torch.bfloat16), torch.tensor([0.05], dtype=torch.bfloat16)
+    s = entropy_discriminator(log_probs, entropy)
+    assert s.dtype == torch.float32
+    expected = entropy_discriminator(log_probs.double(), entropy.double())
+    torch.testing.assert_close(s.double(), expected, rtol=1e-6, atol=0)

@@ -152,10 +152,7 @@ def monotone_dose(m: Measurement) -> dict[str, float]:
     """C9: on a fixed batch, a larger mu never drops more."""
     stats, advantages, mask = synthetic_batch(m.seed)
     grid = [0.25 * k for k in range(1, 41)]
-    b = [
-        clip_b_mask(*stats.required("log_prob", "entropy"), advantages, mask, mu=mu).metrics["frac_clipped"]
-        for mu in grid
-    ]
+    b = [clip_b_mask(stats, advantages, mask, mu=mu).metrics["frac_clipped"] for mu in grid]
     v = [clip_v_mask(stats, advantages, mask, mu=mu, max_fraction=1.0).metrics["frac_clipped"] for mu in grid]
     return {
         "increase_b": max(after - before for before, after in pairwise(b)),
@@ -192,4 +189,3 @@ def covariance_law(m: Measurement) -> dict[str, float]:
         covariance = (p * log_p * product).sum(-1) - (p * log_p).sum(-1) * (p * product).sum(-1)
         error = max(error, (ours - covariance).abs().max().item())
     return {"error": error}
-
