@@ -166,8 +166,10 @@ def test_masks_that_are_computed_and_not_applied_turn_the_training_claims_red(me
         )
     claim, values = measure(identifier, broken=True)
     assert verdict(claim, values) is Verdict.NOT_REPRODUCED
-    differences = [values[gate.quantity] for gate in claim.gates if gate.above == 0 and "dropped" not in gate.quantity]
-    assert differences == [0.0] * len(differences)
+    compared = [gate.quantity for gate in claim.gates if gate.above == 0]
+    # What was dropped is still counted, and runs this short have no rewards in common to compare entropies at.
+    compared = [name for name in compared if not name.endswith(("dropped", "equal reward"))]
+    assert [values[name] for name in compared] == [0.0] * len(compared)
 
 
 def test_applied_masks_make_a_difference(measure):
