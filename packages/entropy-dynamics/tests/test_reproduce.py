@@ -49,9 +49,7 @@ def test_a_claim_is_measured_and_gets_no_verdict(results, identifier):
     assert [finding.quantity for finding in result.findings] == [
         gate.quantity for gate in PAPER.claim(identifier).gates
     ]
-    for finding in gated(result):
-        finite = all(math.isfinite(value) for value in finding.values)
-        assert finding.verdict is (Verdict.NO_VERDICT if finite else Verdict.NOT_REPRODUCED), finding.quantity
+    assert {finding.verdict for finding in gated(result)} == {Verdict.NO_VERDICT}
 
 
 def test_only_what_two_steps_cannot_have_is_not_a_number(results):
@@ -77,7 +75,7 @@ def test_a_run_that_clips_nothing_is_no_error(tmp_path, results, store):
     assert {name for name, value in measured.values.items() if math.isfinite(value)} == {"share"}
     assert measured.values["share"] == 0
     nowhere = Provenance(commit=None, versions={}, machine={})
-    result = judge(PAPER, claim, Budget.SMOKE, {0: measured}, {0: {"grpo": record}}, nowhere)
+    result = judge(PAPER, claim, Budget.QUICK, {0: measured}, {0: {"grpo": record}}, nowhere)
     assert (result.error, result.verdict) == (None, Verdict.NOT_REPRODUCED)
     write_result(result, tmp_path)
     assert read_results(tmp_path, paper=PAPER.slug)["C7"].to_json() == ClaimResult.from_json(result.to_json()).to_json()

@@ -97,8 +97,8 @@ def collapse(m: Measurement) -> dict[str, float]:
         log = logs[name]
         result[f"{name}: entropy"] = end_of(log["policy/entropy"]) - end_of(base["policy/entropy"])
         result[f"{name}: reward"] = end_of(log["reward/mean"]) - end_of(base["reward/mean"])
-        result[f"{name}: entropy at equal reward"] = entropy_gain_at_equal_reward(log, base)
         if name != "clip-higher":
+            result[f"{name}: entropy at equal reward"] = entropy_gain_at_equal_reward(log, base)
             result[f"{name}: dropped"] = float(log["frac_clipped"].mean())
     return result
 
