@@ -13,7 +13,6 @@ from corollary_entropy_dynamics.exact import (
     random_logits,
     slope,
     unit_vectors,
-    vocabulary_identity_error,
 )
 
 
@@ -29,7 +28,10 @@ class TestOnRandomSoftmaxes:
         )
 
     def test_the_vocabulary_mean_is_the_sum_that_defines_it(self, logits):
-        assert vocabulary_identity_error(logits) < 1e-12
+        stats = every_token(logits)
+        s = entropy_discriminator(*stats.required("log_prob", "entropy"))
+        mean = vocabulary_mean(stats)[:, 0]
+        torch.testing.assert_close(mean, (torch.softmax(logits, -1) * s).sum(-1), atol=1e-12, rtol=0)
 
     def test_s_sums_to_zero_and_has_its_lower_bound(self, logits):
         s = entropy_discriminator(*every_token(logits).required("log_prob", "entropy"))
@@ -123,3 +125,11 @@ def test_the_sign_changes_at_exp_minus_h():
     s = entropy_discriminator(log_probs, entropy)
     assert s[0] > 0 > s[1]
     assert math.isclose(s[0].item(), math.exp(-1.3) * 1e-9, rel_tol=1e-5)
+
+
+def test_inputs_of_16_bits_are_widened():
+    log_probs, entropy = torch.tensor([-0.01], dtype=torch.bfloat16), torch.tensor([0.05], dtype=torch.bfloat16)
+    s = entropy_discriminator(log_probs, entropy)
+    assert s.dtype == torch.float32
+    expected = entropy_discriminator(log_probs.double(), entropy.double())
+    torch.testing.assert_close(s.double(), expected, rtol=1e-6, atol=0)

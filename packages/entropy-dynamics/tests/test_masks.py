@@ -25,7 +25,7 @@ def clip_b(s, advantages, mask=None, **options):
     log_probs, entropy = with_discriminator(s)
     advantages = torch.tensor(advantages, dtype=torch.float64)
     mask = torch.ones_like(log_probs) if mask is None else torch.tensor(mask)
-    return clip_b_mask(log_probs, entropy, advantages, mask, **options)
+    return clip_b_mask(TokenStats(log_prob=log_probs, entropy=entropy), advantages, mask, **options)
 
 
 S = [[0.8, 0.4, 0.0, 0.0], [0.0, 0.0, 0.4, 0.2]]
@@ -62,7 +62,7 @@ def test_a_token_exactly_at_the_threshold_is_kept():
 def test_positive_and_zero_advantages_are_never_masked():
     stats, _, mask = synthetic_batch(0)
     for advantages in (torch.zeros(mask.shape), torch.ones(mask.shape)):
-        assert torch.equal(clip_b_mask(stats.log_prob, stats.entropy, advantages, mask, mu=0.1).mask, mask)
+        assert torch.equal(clip_b_mask(stats, advantages, mask, mu=0.1).mask, mask)
         assert torch.equal(clip_v_mask(stats, advantages, mask, mu=0.1, max_fraction=1.0).mask, mask)
 
 
@@ -78,7 +78,7 @@ def reference_clip_b(log_probs, entropy, advantages, mask, mu):
 @pytest.mark.parametrize("mu", [0.3, 0.8, 1.4])
 def test_clip_b_is_the_rule_written_out(mu):
     stats, advantages, mask = synthetic_batch(1)
-    result = clip_b_mask(stats.log_prob, stats.entropy, advantages, mask, mu=mu)
+    result = clip_b_mask(stats, advantages, mask, mu=mu)
     expected = reference_clip_b(stats.log_prob.tolist(), stats.entropy.tolist(), advantages.tolist(), mask.tolist(), mu)
     dropped = {tuple(k) for k in (mask & ~result.mask).nonzero().tolist()}
     assert dropped == expected
@@ -130,6 +130,14 @@ def test_the_cap_drops_at_least_one_token():
     assert (mask & ~clip_v_mask(stats, advantages, mask, mu=0.1, max_fraction=1e-9).mask).sum() == 1
 
 
+def test_the_log_probabilities_can_be_replaced():
+    stats, advantages, mask = synthetic_batch(0)
+    other = torch.where(mask, stats.log_prob * 2, stats.log_prob)
+    replaced = clip_b_mask(stats, advantages, mask, mu=0.8, log_probs=other)
+    assert torch.equal(replaced.mask, clip_b_mask(stats._replace(log_prob=other), advantages, mask, mu=0.8).mask)
+    assert not torch.equal(replaced.mask, clip_b_mask(stats, advantages, mask, mu=0.8).mask)
+
+
 def test_ties_at_the_cap_do_not_exceed_it():
     stats = TokenStats(  # D = S - N with S = 0 and N = x: entropy -log p, and sum_p2_log_p carries x
         log_prob=torch.full((1, 6), LOG_HALF),
@@ -142,7 +150,7 @@ def test_ties_at_the_cap_do_not_exceed_it():
     assert (~result.mask)[0, 4:].sum() == 0
 
 
-def test_tokens_with_zero_advantage_change_the_cap_only_in_official_mode():
+def test_tokens_with_zero_advantage_are_dropped_only_in_official_mode():
     stats, advantages, mask = synthetic_batch(4)
     advantages = torch.where(torch.arange(len(advantages))[:, None] % 2 == 0, 0.0, advantages)
     ours = clip_v_mask(stats, advantages, mask, mu=1.0, max_fraction=1.0)
@@ -158,7 +166,7 @@ def test_the_mask_depends_on_neither_order_nor_padding(rule):
 
     def apply(stats, advantages, mask):
         if rule == "clip_b":
-            return clip_b_mask(stats.log_prob, stats.entropy, advantages, mask, mu=1.0).mask
+            return clip_b_mask(stats, advantages, mask, mu=1.0).mask
         return clip_v_mask(stats, advantages, mask, mu=1.0, max_fraction=0.02).mask
 
     plain = apply(stats, advantages, mask)
@@ -180,10 +188,10 @@ def test_the_mask_depends_on_neither_order_nor_padding(rule):
 
 def test_the_mask_is_global_and_not_that_of_micro_batches():
     stats, advantages, mask = synthetic_batch(6)
-    whole = clip_b_mask(stats.log_prob, stats.entropy, advantages, mask, mu=0.8).mask
+    whole = clip_b_mask(stats, advantages, mask, mu=0.8).mask
     halves = torch.cat(
         [
-            clip_b_mask(stats.log_prob[i], stats.entropy[i], advantages[i], mask[i], mu=0.8).mask
+            clip_b_mask(TokenStats(stats.log_prob[i], stats.entropy[i]), advantages[i], mask[i], mu=0.8).mask
             for i in (slice(0, 32), slice(32, 64))
         ]
     )
@@ -246,7 +254,9 @@ def changed(name, value):
         ({"mu": 0.0}, "mu must be larger than 0, got 0.0"),
         ({"mu": -1.0}, "mu must be larger than 0"),
         ({"mu": math.nan}, "mu must be larger than 0"),
-        ({"mu_high": 0.0}, "mu_high must be larger than 0"),
+        ({"mu_high": 0.0, "upper": True}, "mu_high must be larger than 0"),
+        ({"mu_high": 2.0}, "mu_high is the threshold of the upper tail, which is off"),
+        ({"applies": "entropy-decreasing"}, "needs both tails, got lower=True and upper=False"),
         ({"applies": "some"}, "applies must be one of"),
         ({"lower": False}, "at least one of lower and upper"),
         (changed("log_probs", math.nan), "log_prob must be finite on valid tokens, got nan"),
@@ -258,9 +268,11 @@ def changed(name, value):
 )
 def test_bad_input_to_clip_b_is_refused(change, message):
     arguments = {**GOOD, **change}
-    tensors = [arguments.pop(name) for name in ("log_probs", "entropy", "advantages", "mask")]
+    log_probs, entropy, advantages, mask = (
+        arguments.pop(name) for name in ("log_probs", "entropy", "advantages", "mask")
+    )
     with pytest.raises(ValueError, match=message):
-        clip_b_mask(*tensors, **arguments)
+        clip_b_mask(TokenStats(log_prob=log_probs, entropy=entropy), advantages, mask, **arguments)
 
 
 @pytest.mark.parametrize(
@@ -285,7 +297,8 @@ def test_clip_v_without_its_statistics_is_refused():
 
 def test_tiny_violations_from_float32_are_tolerated():
     # log_softmax may return +1e-7 and an entropy sum -1e-7 for a deterministic token.
-    clip_b_mask(torch.full((1, 2), 1e-7), torch.full((1, 2), -1e-7), -torch.ones(1, 2), torch.ones(1, 2))
+    stats = TokenStats(log_prob=torch.full((1, 2), 1e-7), entropy=torch.full((1, 2), -1e-7))
+    clip_b_mask(stats, -torch.ones(1, 2), torch.ones(1, 2))
 
 
 def one_rank(rank, folder):
@@ -296,7 +309,7 @@ def one_rank(rank, folder):
     part = TokenStats(*(x[rows] if x is not None else None for x in stats))
     group = dist.group.WORLD
     results = [
-        clip_b_mask(part.log_prob, part.entropy, advantages[rows], mask[rows], mu=1.0, process_group=group),
+        clip_b_mask(part, advantages[rows], mask[rows], mu=1.0, process_group=group),
         clip_v_mask(part, advantages[rows], mask[rows], mu=0.5, max_fraction=1.0, process_group=group),
         clip_v_mask(part, advantages[rows], mask[rows], mu=0.5, max_fraction=0.01, process_group=group),
     ]
@@ -310,7 +323,7 @@ def test_ranks_together_give_the_mask_of_the_whole_batch(tmp_path):
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     stats, advantages, mask = synthetic_batch(8)
     expected = [
-        clip_b_mask(stats.log_prob, stats.entropy, advantages, mask, mu=1.0),
+        clip_b_mask(stats, advantages, mask, mu=1.0),
         clip_v_mask(stats, advantages, mask, mu=0.5, max_fraction=1.0),
         clip_v_mask(stats, advantages, mask, mu=0.5, max_fraction=0.01),
     ]

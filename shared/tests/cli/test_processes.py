@@ -16,6 +16,15 @@ from corollary.cli import main
 COMMAND = [sys.executable, "-c", "import sys; from corollary.cli import main; sys.exit(main())"]
 WORDS = ["reproduce", "toy-paper", "--claim", "C3", "--workers", "2"]
 PATIENCE_S = 60
+STEP_S = 1.0
+STOP_S = 5.0
+"""A run has ten steps: workers that were left to finish would take longer than this."""
+
+
+def with_toy(source: Path) -> dict[str, str]:
+    """The environment of a process that finds the toy paper."""
+    path = os.pathsep.join(filter(None, [str(source), os.environ.get("PYTHONPATH")]))
+    return {**os.environ, "PYTHONPATH": path}
 
 
 class Command:
@@ -24,7 +33,7 @@ class Command:
     def __init__(self, toy: Path, source: Path, *words: str, step_s: float) -> None:
         self.work = toy
         self.store = toy.parent / "runs"
-        environment = {**os.environ, "PYTHONPATH": str(source), "TOY_STEP_S": str(step_s)}
+        environment = {**with_toy(source), "TOY_STEP_S": str(step_s)}
         self.process = subprocess.Popen(
             [*COMMAND, *words],
             cwd=toy,
@@ -35,7 +44,7 @@ class Command:
             start_new_session=True,
         )
 
-    def wait_for_steps(self, runs: int = 2, steps: int = 2) -> list[int]:
+    def wait_for_steps(self, runs: int = 2, steps: int = 1) -> list[int]:
         """Wait until this many runs are some steps on; return the process ids of their workers."""
         limit = time.monotonic() + PATIENCE_S
         while time.monotonic() < limit:
@@ -98,13 +107,18 @@ def test_stopped_command_leaves_nothing_and_resumes(
     start: object, toy: Path, number: signal.Signals, status: int, whole_group: bool
 ) -> None:
     assert callable(start)
-    command: Command = start(*WORDS, step_s=0.15)
+    command: Command = start(*WORDS, step_s=STEP_S)
     workers = command.wait_for_steps()
+    begun = [file.parent for file in command.store.glob("toy-count-*/checkpoint.json")]
+    for folder in begun:  # as a process leaves it that is killed while it writes
+        (folder / ".checkpoint.json.1-a.tmp").touch()
+    asked = time.monotonic()
     if whole_group:
         os.killpg(command.process.pid, number)
     else:
         command.process.send_signal(number)
     code, _, error = command.end()
+    assert time.monotonic() - asked < STOP_S
     assert code == status
     if number is not signal.SIGKILL:
         assert error.startswith("corollary: stopped; ")
@@ -112,7 +126,7 @@ def test_stopped_command_leaves_nothing_and_resumes(
         assert error.count("\n") == 1
         assert not any(is_alive(worker) for worker in workers)
         assert not list(command.store.rglob(".*.tmp"))
-    wait_until_gone(workers, 5.0)
+    wait_until_gone(workers, STOP_S)
     reached = {
         file.parent.name: len(json.loads(file.read_text()))
         for file in command.store.glob("toy-count-*/checkpoint.json")
@@ -152,13 +166,13 @@ assert not heavy("torch", "transformers", "scipy"), "help and cite"
 main(["list"])  # imports all papers, and with them perhaps torch
 assert not heavy("transformers"), "list"
 """
-    environment = {**os.environ, "PYTHONPATH": str(toy_source)}
+    environment = with_toy(toy_source)
     ended = subprocess.run([sys.executable, "-c", code], env=environment, cwd=toy, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
 
 
 def test_terminal_without_unicode_is_served(toy: Path, toy_source: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(toy_source), "PYTHONIOENCODING": "ascii"}
+    environment = {**with_toy(toy_source), "PYTHONIOENCODING": "ascii"}
     words = ["reproduce", "toy-paper", "--claim", "C1"]
     ended = subprocess.run([*COMMAND, *words], env=environment, cwd=toy, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -166,7 +180,7 @@ def test_terminal_without_unicode_is_served(toy: Path, toy_source: Path) -> None
 
 
 def test_reader_that_goes_away_is_no_error(toy: Path, toy_source: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(toy_source)}
+    environment = with_toy(toy_source)
     with subprocess.Popen(
         [*COMMAND, "cite", "toy-paper"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,19 @@ def test_a_warm_start_learns_and_is_loaded_as_it_was_saved(store):
     first, second = RECIPE.load(store, seed=0), RECIPE.load(store, seed=0)
     assert torch.equal(weights(first), weights(second))
     assert not torch.equal(weights(first), weights(RECIPE.model.build(make_task("digit-sum").vocab_size, seed=0)))
+
+
+def test_the_losses_and_weights_of_a_tiny_warm_start_are_pinned(store):
+    # If this changes, the meaning of the recipe "warm-start" has changed: raise WarmStart.version.
+    torch.set_num_threads(1)
+    recipe = replace(RECIPE, steps=6, batch_size=16, warm_up=2)
+    run = Run(recipe, 0)
+    store.execute(run)
+    losses = json.loads((store.open(run) / "losses.json").read_text())
+    assert losses == pytest.approx([2.604072, 2.595901, 2.550769, 2.522588, 2.519896, 2.483533], rel=1e-4)
+    trained = weights(recipe.load(store, seed=0)).double()
+    assert trained.norm().item() == pytest.approx(10.284231, rel=1e-4)
+    assert trained.abs().sum().item() == pytest.approx(449.295768, rel=1e-4)
 
 
 def test_the_same_recipe_is_trained_once(store, monkeypatch):

@@ -60,9 +60,9 @@ def test_smoke_never_gives_a_verdict(level: Level) -> None:
     assert ABOVE.evaluate([2.0] * 5, level, budget=Budget.SMOKE).verdict is Verdict.NO_VERDICT
 
 
-def test_non_finite_value_is_shown_even_at_smoke() -> None:
+def test_non_finite_value_is_shown_and_not_judged_at_smoke() -> None:
     finding = ABOVE.evaluate([2.0, math.nan], Level.SCALED, budget=Budget.SMOKE)
-    assert finding.verdict is NOT
+    assert finding.verdict is Verdict.NO_VERDICT
     assert math.isnan(finding.mean)
     assert math.isnan(finding.extreme)
 

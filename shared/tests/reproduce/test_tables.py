@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from corollary.papers import Gate, Level, Paper, paper
+from corollary.papers import Budget, Gate, Level, Paper, paper
 from corollary.reproduce import ClaimResult, ResultFileError, reproduce, write_result
 from corollary.reproduce.tables import generate, workspace_root
 
@@ -14,12 +14,16 @@ def recorded(toy: Path, toy_checkout: Path) -> Path:
     toy_paper = paper("toy-paper")
     results = {item.claim: item for item in reproduce(toy_paper, claim_ids=("C1", "C2"), record=True)}
     values = ([1.0, 2.0, 3.0, 2.0, 2.0], [5.0, 6.0, 7.0, 6.0, 6.0])
-    gates = toy_paper.claim("C3").gates
+    claim = toy_paper.claim("C3")
+    gates = claim.gates
     made_up = replace(
         results["C1"],
         claim="C3",
-        statement="a | b",
+        statement=claim.statement,
+        source=claim.source,
+        reference=claim.paper,
         level=Level.SCALED,
+        budget=Budget.FULL,
         seeds=(0, 1, 2, 3, 4),
         findings=tuple(gate.evaluate(item, Level.SCALED) for gate, item in zip(gates, values, strict=True)),
         commit="0123456789abcdef-dirty",
@@ -47,7 +51,7 @@ def test_generated_text_is_complete_and_the_same_each_time(recorded: Path) -> No
     assert overview.endswith("|\n<!-- /generated -->\n")
     row = (
         "| Counting \\| A Toy ([arXiv:2601.00001](https://arxiv.org/abs/2601.00001)) "
-        "| [`toy-paper`](packages/toy-paper/) | 2 reproduced | 1 reproduced, 1 not run | 1 not run | quick |"
+        "| [`toy-paper`](packages/toy-paper/) | 2 reproduced | 1 reproduced, 1 not run | 1 not run | quick/full |"
     )
     assert row in overview.splitlines()
 
@@ -58,12 +62,13 @@ def test_claim_table_has_gates_provenance_and_what_is_missing(recorded: Path) ->
     assert text.endswith("\n<!-- /generated -->\n\nEnd.\n")
     assert "\nold\n" not in text
     lines = text.splitlines()
-    assert "| **C3** a \\| b (Eq. 1) |  |  | **reproduced** | 0.0 |" in lines
+    statement = "Counting by five ends elsewhere than counting by three: \\|gap\\| > 0"
+    assert f"| **C3** {statement} (Figure 3) | elsewhere in 3 of 3 runs |  | **reproduced** | 0.0 |" in lines
     assert "| &nbsp;&nbsp;gap > 0 |  | 2.00 [1.12, 2.88] steps | reproduced |  |" in lines
     assert "| &nbsp;&nbsp;last value by five (reported) |  | 6.00 [5.12, 6.88] | - |  |" in lines
     assert any(line.startswith("| **C5**") and "needs 8 GPUs and a week | **not run** |" in line for line in lines)
     provenance = next(line for line in lines if line.startswith("C3: "))
-    assert "budget quick, 5 seeds: 0, 1, 2, 3, 4; commit `0123456789-dirty`; 2026-02-03;" in provenance
+    assert "budget full, 5 seeds: 0, 1, 2, 3, 4; commit `0123456789-dirty`; 2026-02-03;" in provenance
 
 
 def test_page_has_values_per_seed_plots_and_citation(recorded: Path) -> None:
@@ -105,7 +110,8 @@ def test_result_of_a_claim_that_is_gone_is_refused(recorded: Path) -> None:
 def test_result_judged_by_other_gates_is_refused(recorded: Path) -> None:
     lenient = Gate("error", "largest error", below=1e-3).evaluate([1e-5], Level.EXACT)
     write_result(replace(first_result(recorded), findings=(lenient,)), folder(recorded))
-    with pytest.raises(ResultFileError, match=r"C1\.json was judged by other gates than C1 has now; record it again"):
+    changed = r"C1\.json no longer fits C1: recorded with below of gate error 0\.001, now 1e-12; record it again"
+    with pytest.raises(ResultFileError, match=changed):
         generate(recorded)
 
 

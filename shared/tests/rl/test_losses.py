@@ -179,3 +179,12 @@ def test_a_mask_is_zero_or_one(value):
 def test_a_mask_of_another_shape_is_refused():
     with pytest.raises(ValueError, match=r"shape \(3, 3\), got \(3,\)"):
         aggregate(LOSS, torch.ones(3))
+
+
+def test_inputs_of_16_bits_are_widened_before_anything_is_computed():
+    log_probs, old = torch.tensor([[-5.03125]], dtype=torch.bfloat16), torch.tensor([[-5.0]], dtype=torch.bfloat16)
+    loss = clipped_surrogate(log_probs, old, torch.tensor([[1.0]], dtype=torch.bfloat16))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(-math.exp(-0.03125))
+    mean = aggregate(torch.tensor([[1.0] * 200 + [2.0]], dtype=torch.bfloat16), torch.ones(1, 201))
+    assert mean.item() == pytest.approx(202 / 201)

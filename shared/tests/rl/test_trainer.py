@@ -22,6 +22,7 @@ from corollary.rl import (
     Trainer,
     TrainingError,
     algorithm_names,
+    concatenate,
     make_algorithm,
     score,
 )
@@ -153,6 +154,21 @@ def test_a_broken_checkpoint_is_named(tmp_path):
         trainer(directory=tmp_path).train()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"seed": 1}, "made with seed 0, got seed 1"),
+        ({"config": replace(CONFIG, learning_rate=2e-2)}, "made with training .*learning_rate=0.01.* got training "),
+        ({"algorithm": ClipHigher()}, "made with algorithm GRPO.* got algorithm ClipHigher"),
+        ({"algorithm": GRPO(GRPOConfig(clip_low=0.1))}, "made with algorithm GRPO"),
+    ],
+)
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, change, message):
+    trainer(replace(CONFIG, steps=2), directory=tmp_path).train()
+    with pytest.raises(ValueError, match=message):
+        trainer(**{"config": CONFIG, "directory": tmp_path, **change}).train()
+
+
 def test_timings_are_kept_apart_from_the_metrics(tmp_path):
     trainer(directory=tmp_path).train()
     rows = [json.loads(line) for line in (tmp_path / "timings.jsonl").read_text().splitlines()]
@@ -231,10 +247,12 @@ def test_prompts_pass_over_the_training_split_without_repetition():
 class Poisoned(Algorithm):
     """GRPO whose loss turns NaN in step 3."""
 
+    healthy = False
     step = 0
 
     def token_loss(self, batch, stats):
-        return super().token_loss(batch, stats) * (math.nan if self.step == 3 else 1.0)
+        poison = self.step == 3 and not self.healthy
+        return super().token_loss(batch, stats) * (math.nan if poison else 1.0)
 
     def observe(self, metrics):
         self.step += 1
@@ -244,10 +262,12 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(tmp_
     with pytest.raises(TrainingError, match=r"step 3: the loss is nan .* last good checkpoint is .*checkpoint.pt"):
         trainer(directory=tmp_path, algorithm=Poisoned()).train()
     assert len(logged(tmp_path)) == 3
-    whole, resumed = trainer(), trainer(directory=tmp_path)
+    Poisoned.healthy = True
+    whole, resumed = trainer(), trainer(directory=tmp_path, algorithm=Poisoned())
     whole.train()
     resumed.train()
     assert torch.equal(weights(resumed), weights(whole))
+    Poisoned.healthy = False
 
 
 def test_without_a_directory_the_error_says_that_nothing_was_kept():
@@ -264,7 +284,7 @@ class Hot(Algorithm):
         return RolloutRequest(temperature=3.0, prompts=2)
 
     def prepare(self, batch):
-        assert batch.extra.rollouts.temperature == 3.0
+        assert (batch.extra.rollouts.temperatures == 3.0).all()
         assert len(batch.extra) == 2 * 4
         assert torch.equal(batch.extra.rollouts.prompt_ids, batch.rollouts.prompt_ids[:8])
         return replace(batch.extra, metrics={"hot/steps": float(self.steps_seen)})
@@ -287,16 +307,110 @@ def test_an_algorithm_may_ask_for_more_rollouts_and_replace_the_batch():
     assert metrics["grad/norm"] > 0
 
 
+class Mixing(Algorithm):
+    """Replaces the first responses by hot ones with advantage 1."""
+
+    seen = None
+
+    def extra_rollouts(self, step):
+        return RolloutRequest(temperature=3.0, prompts=2)
+
+    def prepare(self, batch):
+        chosen = batch.extra.rows(torch.arange(3))
+        chosen = replace(chosen, advantages=chosen.mask.double())
+        Mixing.seen = concatenate([chosen, batch.rows(torch.arange(3, len(batch)))])
+        return Mixing.seen
+
+
+def test_an_algorithm_may_mix_two_samples():
+    metrics = trainer(algorithm=Mixing()).step()
+    mixed = Mixing.seen
+    assert len(mixed) == 24
+    assert mixed.rollouts.temperatures.tolist() == [3.0] * 3 + [1.0] * 21
+    assert mixed.rollouts.group_ids.tolist() == [6] * 3 + [0] + [g for g in range(1, 6) for _ in range(4)]
+    assert metrics["grad/norm"] > 0
+
+
+def test_more_prompts_than_the_step_has_are_refused():
+    class Greedy(Hot):
+        def extra_rollouts(self, step):
+            return RolloutRequest(temperature=1.0, prompts=7)
+
+    with pytest.raises(ValueError, match="a request must be for 1 to 6 prompts, got 7"):
+        trainer(algorithm=Greedy()).step()
+
+
+def test_a_batch_smaller_than_the_mini_batches_still_trains():
+    class One(Algorithm):
+        def prepare(self, batch):
+            return batch.rows(torch.arange(1))
+
+    assert math.isfinite(trainer(replace(CONFIG, mini_batches=4), algorithm=One()).step()["loss/policy"])
+
+
+def test_randomness_of_an_algorithm_is_part_of_the_run(tmp_path):
+    class Random(Algorithm):
+        def prepare(self, batch):
+            kept = torch.rand(batch.mask.shape, generator=batch.generator) < 0.5
+            return replace(batch, mask=batch.mask & kept)
+
+    whole = trainer(algorithm=Random())
+    whole.train()
+    trainer(replace(CONFIG, steps=4), directory=tmp_path, algorithm=Random()).train()
+    resumed = trainer(directory=tmp_path, algorithm=Random())
+    resumed.train()
+    assert torch.equal(weights(resumed), weights(whole))
+
+
+def test_a_float_mask_of_zeros_and_ones_is_taken():
+    class Float(Algorithm):
+        def prepare(self, batch):
+            return replace(batch, mask=batch.mask.float())
+
+    assert trainer(algorithm=Float()).step() == trainer().step()
+
+
+def test_weights_that_are_not_finite_are_a_training_error(tmp_path):
+    trainer(replace(CONFIG, steps=2), directory=tmp_path).train()
+    broken = trainer(directory=tmp_path)
+
+    def poison(step, _):
+        next(broken.model.parameters()).data[0, 0] = math.nan
+
+    broken.on_step = poison
+    with pytest.raises(TrainingError, match=r"step 3: the model's weights are not finite; .* last good checkpoint"):
+        broken.train()
+
+
+def test_bad_input_is_not_taken_for_a_broken_model():
+    class Wrong(Algorithm):
+        def prepare(self, batch):
+            raise ValueError("a bug of the method")
+
+    with pytest.raises(ValueError, match="a bug of the method"):
+        trainer(algorithm=Wrong()).train()
+
+
+def test_means_over_nothing_are_nan_and_null_in_the_file(tmp_path):
+    class Rare(Algorithm):
+        def update_metrics(self, batch, stats):
+            return {"rare": (torch.tensor(0.0), torch.tensor(0))}
+
+    assert math.isnan(trainer(algorithm=Rare()).step()["rare"])
+    trainer(replace(CONFIG, steps=1), directory=tmp_path, algorithm=Rare()).train()
+    assert logged(tmp_path)[0]["rare"] is None
+
+
 def test_an_algorithms_own_state_is_part_of_the_checkpoint(tmp_path):
     trainer(replace(CONFIG, steps=2), directory=tmp_path, algorithm=Hot()).train()
     algorithm = Hot()
     trainer(replace(CONFIG, steps=4), directory=tmp_path, algorithm=algorithm).train()
     assert [row["hot/steps"] for row in logged(tmp_path)] == [0.0, 1.0, 2.0, 3.0]
     with pytest.raises(ValueError, match="GRPO keeps no state"):
-        trainer(replace(CONFIG, steps=4), directory=tmp_path).train()
+        GRPO().load_state_dict(algorithm.state_dict())
 
 
-def test_a_mask_that_drops_everything_gives_no_update_and_no_nan():
+def test_a_mask_that_drops_everything_gives_a_loss_of_zero_and_no_nan():
     class Nothing(Algorithm):
         def prepare(self, batch):
             return replace(batch, mask=torch.zeros_like(batch.mask))
@@ -337,6 +451,10 @@ def test_algorithms_are_found_by_name():
         ("micro_batch_size", 0, "micro_batch_size must be at least 1"),
         ("learning_rate", 0.0, "learning_rate must be finite and larger than 0"),
         ("temperature", -1.0, "temperature must be finite and larger than 0"),
+        ("score_temperature", 0.0, "score_temperature must be finite and larger than 0, got 0.0"),
+        ("top_p", 5.0, r"top_p must be in \(0, 1\], got 5.0"),
+        ("betas", (2.0, 3.0), r"betas must be in \[0, 1\)"),
+        ("weight_decay", -1.0, "weight_decay must be finite and at least 0"),
     ],
 )
 def test_bad_configurations_are_refused(field, value, message):

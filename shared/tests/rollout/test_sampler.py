@@ -32,7 +32,9 @@ def sample(model, prompts, seed=0, **options):
 
 def rollouts_of(samples, temperature=1.0):
     n = len(samples.prompt_ids)
-    return Rollouts(*samples, rewards=torch.zeros(n), group_ids=torch.arange(n), temperature=temperature)
+    return Rollouts(
+        *samples, rewards=torch.zeros(n), group_ids=torch.arange(n), temperatures=torch.full((n,), temperature)
+    )
 
 
 PROMPTS = [[1], [2, 3, 4], [5, 6], [7, 8, 9, 10, 11]]

@@ -134,7 +134,7 @@ PAPER = Paper(
         ),
         Claim(
             id="C3",
-            statement="Counting by five ends elsewhere than counting by three",
+            statement="Counting by five ends elsewhere than counting by three: |gap| > 0",
             source="Figure 3",
             level=Level.SCALED,
             paper="elsewhere in 3 of 3 runs",

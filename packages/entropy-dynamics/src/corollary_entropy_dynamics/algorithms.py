@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from corollary.kernels import TokenStats
-from corollary.rl import Algorithm, Batch, GRPOConfig, clip_events
+from corollary.rl import Algorithm, Batch, GRPOConfig
 from corollary_entropy_dynamics.discriminator import (
     deviation,
     entropy_discriminator,
@@ -20,7 +20,6 @@ from corollary_entropy_dynamics.discriminator import (
 from corollary_entropy_dynamics.masks import METRICS as MASK_METRICS
 from corollary_entropy_dynamics.masks import (
     Applies,
-    ClipMask,
     check_clip_b_options,
     check_clip_v_options,
     clip_b_mask,
@@ -60,7 +59,7 @@ class ClipVConfig(GRPOConfig):
     mu: float = 8.5
     """Outlier threshold in batch deviations of D (authors' example; the paper sweeps 7.5 to 8.5)."""
     max_fraction: float = 1e-4
-    """At most this share of the tokens is dropped (authors' example)."""
+    """Cap on the share of tokens that are dropped, though at least one candidate is (authors' example)."""
     strict_official: bool = False
     """Let tokens with zero advantage be candidates, as the released code does."""
 
@@ -85,68 +84,105 @@ class SignMaskConfig(GRPOConfig):
                 raise ValueError(f"{name} must be 1 or -1, got {getattr(self, name)}")
 
 
-class ObservedGRPO(Algorithm):
-    """GRPO, with the discriminator's statistics in the log. Trains exactly as GRPO."""
+def discriminator_metrics(batch: Batch) -> dict[str, float]:
+    """What the discriminator looks like on a batch: S always, D if the statistics for it are there."""
+    valid = batch.rollouts.completion_mask
+    s = entropy_discriminator(*batch.behaviour.required("log_prob", "entropy"))[valid].double()
+    metrics = {"discriminator/mean": s.mean().item(), "discriminator/std": s.std(correction=0).item()}
+    if batch.behaviour.sum_p2 is not None and batch.behaviour.sum_p2_log_p is not None:
+        d = deviation(batch.behaviour)[valid].double()
+        predicted = predicted_entropy_change(batch.behaviour, batch.advantages)[valid].double()
+        metrics |= {
+            "deviation/mean": d.mean().item(),
+            "deviation/std": d.std(correction=0).item(),
+            "predicted/entropy_change": predicted.mean().item(),
+        }
+    return metrics
 
-    name = "grpo-observed"
+
+S_METRICS = {
+    "discriminator/mean": "Mean of S over the completion tokens of the batch.",
+    "discriminator/std": "Its population standard deviation.",
+}
+D_METRICS = {
+    "deviation/mean": "Mean of D = S - N over the completion tokens of the batch.",
+    "deviation/std": "Its population standard deviation.",
+    "predicted/entropy_change": "Mean of -A D over the completion tokens: the first-order change of the entropy "
+    "per unit of step that the logits take.",
+}
+
+
+class ClipB(Algorithm):
+    """GRPO with batch-normalised clipping of the entropy discriminator (arXiv:2602.03392)."""
+
+    Config = ClipBConfig
+    config: ClipBConfig
+    metrics: ClassVar[Mapping[str, str]] = {**S_METRICS, **MASK_METRICS}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Replace the mask by `clip_b_mask` at the behaviour policy: the loss is normalised over what is kept."""
+        c = self.config
+        clipped = clip_b_mask(
+            batch.behaviour,
+            batch.advantages,
+            batch.mask,
+            log_probs=batch.rollouts.sampling_log_probs if c.log_prob_source == "rollout" else None,
+            mu=c.mu,
+            mu_high=c.mu_high,
+            applies=c.applies,
+            lower=c.lower,
+            upper=c.upper,
+            process_group=self.process_group,
+        )
+        return replace(batch, mask=clipped.mask, metrics={**discriminator_metrics(batch), **clipped.metrics})
+
+
+class ClipV(Algorithm):
+    """GRPO with vocabulary-normalised clipping of the entropy discriminator (arXiv:2602.03392)."""
+
+    Config = ClipVConfig
+    config: ClipVConfig
+    behaviour_stats = frozenset({"log_prob", "entropy", "sum_p2", "sum_p2_log_p"})
+    metrics: ClassVar[Mapping[str, str]] = {**S_METRICS, **D_METRICS, **MASK_METRICS}
+
+    def prepare(self, batch: Batch) -> Batch:
+        """Replace the mask by `clip_v_mask` at the behaviour policy: the loss is normalised over what is kept."""
+        c = self.config
+        clipped = clip_v_mask(
+            batch.behaviour,
+            batch.advantages,
+            batch.mask,
+            mu=c.mu,
+            max_fraction=c.max_fraction,
+            strict_official=c.strict_official,
+            process_group=self.process_group,
+        )
+        return replace(batch, mask=clipped.mask, metrics={**discriminator_metrics(batch), **clipped.metrics})
+
+
+class ObservedGRPO(Algorithm):
+    """GRPO, with the discriminator and the tokens that the upper clip holds back in the log. Trains exactly as GRPO."""
+
     behaviour_stats = frozenset({"log_prob", "entropy", "sum_p2", "sum_p2_log_p"})
     metrics: ClassVar[Mapping[str, str]] = {
-        "discriminator/mean": "Mean of S over the completion tokens of the batch.",
-        "discriminator/std": "Its population standard deviation.",
-        "deviation/mean": "Mean of D = S - N over the completion tokens of the batch.",
-        "deviation/std": "Its population standard deviation.",
-        "predicted/entropy_change": "Mean of -A D over the completion tokens: the first-order change of the entropy "
-        "per unit of step that the logits take.",
-        "tokens": "Completion tokens of the batch.",
+        **S_METRICS,
+        **D_METRICS,
+        "batch/tokens": "Completion tokens of the batch.",
         "clip_high/old_prob": "Mean old probability of the tokens that the upper clip holds back.",
         "clip_high/negative_deviation": "Share of those tokens with D < 0.",
         "unclipped/old_prob": "Mean old probability of the tokens that no clip holds back.",
-        **MASK_METRICS,
     }
 
-    def clip(self, batch: Batch) -> ClipMask:
-        """The tokens that stay in the loss. Plain GRPO keeps all."""
-        return ClipMask(batch.mask, dict.fromkeys(MASK_METRICS, 0.0))
-
     def prepare(self, batch: Batch) -> Batch:
-        """Replace the mask, so that the loss is normalised over the kept tokens, and log S and D."""
-        clipped = self.clip(batch)
-        valid = batch.rollouts.completion_mask
-        s = entropy_discriminator(*batch.behaviour.required("log_prob", "entropy"))[valid].double()
-        d = deviation(batch.behaviour)
-        metrics = {
-            "discriminator/mean": s.mean().item(),
-            "discriminator/std": s.std(correction=0).item(),
-            "deviation/mean": d[valid].double().mean().item(),
-            "deviation/std": d[valid].double().std(correction=0).item(),
-            "predicted/entropy_change": predicted_entropy_change(batch.behaviour, batch.advantages)[valid]
-            .double()
-            .mean()
-            .item(),
-            "tokens": float(valid.sum()),
-            **clipped.metrics,
-        }
-        return replace(
-            batch,
-            mask=clipped.mask,
-            per_token={**batch.per_token, "deviation": d},
-            metrics={**batch.metrics, **metrics},
-        )
+        """Log S and D, and keep D for the updates."""
+        metrics = {**discriminator_metrics(batch), "batch/tokens": float(batch.rollouts.completion_mask.sum())}
+        return replace(batch, per_token={"deviation": deviation(batch.behaviour)}, metrics=metrics)
 
     def update_metrics(self, batch: Batch, stats: TokenStats) -> dict[str, tuple[Tensor, Tensor]]:
         """GRPO's clip fractions, and who the tokens are that the upper clip holds back."""
-        c = self.config
-        events = clip_events(
-            *stats.required("log_prob"),
-            batch.old_log_probs,
-            batch.advantages,
-            clip_low=c.clip_low,
-            clip_high=c.clip_high,
-            dual_clip=c.dual_clip,
-        )
+        high, low, dual = self.clip_events(batch, stats)
+        free = batch.mask & ~(high | low | dual)
         old = batch.old_log_probs.exp()
-        high = events.high & batch.mask
-        free = batch.mask & ~(events.high | events.low | events.dual)
         return {
             **super().update_metrics(batch, stats),
             "clip_high/old_prob": ((old * high).sum(), high.sum()),
@@ -155,57 +191,12 @@ class ObservedGRPO(Algorithm):
         }
 
 
-class ClipB(ObservedGRPO):
-    """GRPO with batch-normalised clipping of the entropy discriminator (arXiv:2602.03392)."""
-
-    name = "clip-b"
-    Config = ClipBConfig
-    config: ClipBConfig
-
-    def clip(self, batch: Batch) -> ClipMask:
-        """`clip_b_mask` at the behaviour policy."""
-        c = self.config
-        recomputed = c.log_prob_source == "recomputed"
-        return clip_b_mask(
-            batch.old_log_probs if recomputed else batch.rollouts.sampling_log_probs,
-            *batch.behaviour.required("entropy"),
-            batch.advantages,
-            batch.mask,
-            mu=c.mu,
-            mu_high=c.mu_high,
-            applies=c.applies,
-            lower=c.lower,
-            upper=c.upper,
-        )
-
-
-class ClipV(ObservedGRPO):
-    """GRPO with vocabulary-normalised clipping of the entropy discriminator (arXiv:2602.03392)."""
-
-    name = "clip-v"
-    Config = ClipVConfig
-    config: ClipVConfig
-
-    def clip(self, batch: Batch) -> ClipMask:
-        """`clip_v_mask` at the behaviour policy."""
-        c = self.config
-        return clip_v_mask(
-            batch.behaviour,
-            batch.advantages,
-            batch.mask,
-            mu=c.mu,
-            max_fraction=c.max_fraction,
-            strict_official=c.strict_official,
-        )
-
-
 class SignMask(ObservedGRPO):
     """GRPO that learns only from tokens with chosen signs of A and D: the intervention that tests the theory.
 
     The loss of the other tokens is zero and the normaliser stays the number of all tokens.
     """
 
-    name = "sign-mask"
     Config = SignMaskConfig
     config: SignMaskConfig
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from corollary.kernels import TokenStats
+from corollary.rl import at_least_float32
 
 LOG_PROB_TOLERANCE = 1e-4
 """How far above 0 a log-probability, or below 0 an entropy, may lie before it counts as an error (nats)."""
@@ -32,7 +33,8 @@ def entropy_discriminator(log_probs: Tensor, entropy: Tensor) -> Tensor:
         entropy: :math:`H`, nats, the same shape.
 
     Returns:
-        ``S``, the same shape, no gradient.
+        ``S``, the same shape, no gradient; float32 for inputs of 16 bits. Near p = 1 it is a difference of small
+        numbers, so inputs that were computed in 16 bits have lost it already.
 
     Raises:
         ValueError: shapes differ.
@@ -49,7 +51,7 @@ def entropy_discriminator(log_probs: Tensor, entropy: Tensor) -> Tensor:
         raise ValueError(
             f"log_probs and entropy must have one shape, got {tuple(log_probs.shape)} and {tuple(entropy.shape)}"
         )
-    log_probs, entropy = log_probs.detach(), entropy.detach()
+    log_probs, entropy = at_least_float32(log_probs.detach()), at_least_float32(entropy.detach())
     return log_probs.exp() * (entropy + log_probs)
 
 

@@ -39,11 +39,11 @@ METRICS: dict[str, str] = {
 
 
 def clip_b_mask(
-    log_probs: Tensor,
-    entropy: Tensor,
+    stats: TokenStats,
     advantages: Tensor,
     mask: Tensor,
     *,
+    log_probs: Tensor | None = None,
     mu: float = 2.5,
     mu_high: float | None = None,
     applies: Applies = "negative",
@@ -63,15 +63,15 @@ def clip_b_mask(
     lower tail, only of negative advantages - penalised rare tokens, whose update lowers the entropy.
 
     Args:
-        log_probs: :math:`\log p` of the sampled tokens at the behaviour policy, nats, ``(B, T)``.
-        entropy: :math:`H` there, nats, ``(B, T)``.
+        stats: ``log_prob`` and ``entropy`` at the behaviour policy, nats, each ``(B, T)``.
         advantages: ``(B, T)``. Only the sign matters.
         mask: 1 for valid tokens, ``(B, T)``. Padding may hold anything.
+        log_probs: Log-probabilities to use in place of ``stats.log_prob``, for example the sampler's, ``(B, T)``.
         mu: :math:`\mu`, larger than 0; 2.5 in the authors' example, 2.0 to 3.0 in the paper's sweep.
         mu_high: :math:`\mu_\text{high}`; None for ``mu``.
         applies: ``"negative"`` (the released code), ``"positive"`` or ``"all"`` advantages (the paper's prose can be
             read so), or ``"entropy-decreasing"``: the lower tail of negative and the upper tail of positive
-            advantages, the two channels through which the entropy falls (ours; use with ``upper=True``).
+            advantages, the two channels through which the entropy falls (ours; needs ``upper=True`` as well).
         lower: Clip the lower tail.
         upper: Clip the upper tail.
         process_group: Take mean and deviation over the ranks of this group.
@@ -80,16 +80,22 @@ def clip_b_mask(
         The narrowed mask, with `METRICS`.
 
     Raises:
-        ValueError: shapes differ; the mask is not 0/1; ``mu`` or ``mu_high`` is not larger than 0; both tails are
-            off; on a valid token a statistic is not finite, a log-probability positive or an entropy negative.
+        ValueError: shapes differ; the mask is not 0/1; the options do not go together (see
+            `check_clip_b_options`); on a valid token a statistic is not finite, a log-probability positive or an
+            entropy negative.
 
     Implementation notes:
         * ``z = -mu`` exactly is kept, as in the released code.
         * An empty mask, and a standard deviation below 1e-12, keep everything.
-        * The released code mixes the sampler's log-probability with the trainer's entropy. Pass whichever you want;
-          `ClipBConfig.log_prob_source` chooses, with the trainer's recomputed value as default.
+        * The released code mixes the sampler's log-probability with the trainer's entropy. The default here is the
+          trainer's for both; pass ``log_probs``, or set `ClipBConfig.log_prob_source`, for theirs.
+        * With a ``process_group`` every rank must call this, and bad input on one rank alone leaves the others
+          waiting for it.
         * Sums are taken in float64 (the released code: float32).
     """
+    (entropy,) = stats.required("entropy")
+    if log_probs is None:
+        (log_probs,) = stats.required("log_prob")
     valid = _check(advantages, mask, log_prob=log_probs, entropy=entropy)
     check_clip_b_options(mu, mu_high, applies, lower, upper)
     thresholds = {"mu": mu, "mu_high": mu if mu_high is None else mu_high}
@@ -135,7 +141,8 @@ def clip_v_mask(
         advantages: ``(B, T)``. Only the sign matters.
         mask: 1 for valid tokens, ``(B, T)``. Padding may hold anything.
         mu: :math:`\mu`, larger than 0; 8.5 in the authors' example, 7.5 to 8.5 in the paper's sweep.
-        max_fraction: The cap, in (0, 1]; 1 switches it off. The authors' value drops at most one token in 10,000.
+        max_fraction: The cap, in (0, 1]; 1 switches it off. The authors' value drops one token in 10,000, and at least
+            one where there are candidates.
         strict_official: Bit parity with the released code, whose candidates include tokens with ``A = 0`` as long as
             the cap does not bind: dropping them changes no gradient but the normaliser.
         process_group: Take deviation, cap and the largest candidates over the ranks of this group.
@@ -173,7 +180,8 @@ def check_clip_b_options(mu: float, mu_high: float | None, applies: str, lower: 
     """Refuse options that `clip_b_mask` does not have.
 
     Raises:
-        ValueError: a threshold is not larger than 0, ``applies`` is unknown, or both tails are off.
+        ValueError: a threshold is not larger than 0; ``applies`` is unknown, or ``"entropy-decreasing"`` without both
+            tails; both tails are off; or ``mu_high`` is given for an upper tail that is off.
     """
     for name, value in {"mu": mu, "mu_high": mu if mu_high is None else mu_high}.items():
         if not value > 0:
@@ -182,6 +190,10 @@ def check_clip_b_options(mu: float, mu_high: float | None, applies: str, lower: 
         raise ValueError(f"applies must be one of {get_args(Applies)}, got {applies!r}")
     if not (lower or upper):
         raise ValueError("at least one of lower and upper must be set, got neither")
+    if applies == "entropy-decreasing" and not (lower and upper):
+        raise ValueError(f"applies='entropy-decreasing' needs both tails, got lower={lower} and upper={upper}")
+    if mu_high is not None and not upper:
+        raise ValueError(f"mu_high is the threshold of the upper tail, which is off; got mu_high={mu_high}")
 
 
 def check_clip_v_options(mu: float, max_fraction: float) -> None:

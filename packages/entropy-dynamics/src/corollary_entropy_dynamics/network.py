@@ -69,7 +69,7 @@ class NetworkStep(Recipe):
             sampling_log_probs=samples.log_probs,
             rewards=torch.zeros(self.tokens),
             group_ids=torch.arange(self.tokens),
-            temperature=1.0,
+            temperatures=torch.ones(self.tokens),
         )
         weights = {name: value.detach().clone() for name, value in model.named_parameters()}
         rows = []

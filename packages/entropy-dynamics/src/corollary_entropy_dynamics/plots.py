@@ -12,7 +12,7 @@ from corollary.evaluation import mean_interval
 from corollary.papers import PlotInputs
 from corollary.rl.rlvr import read_metrics
 from corollary_entropy_dynamics.exact import finite_step
-from corollary_entropy_dynamics.experiments import SIGNS
+from corollary_entropy_dynamics.experiments import CLIP_B_DOSES, CLIP_V, SIGNS
 from corollary_entropy_dynamics.network import read_tokens
 from corollary_entropy_dynamics.scaled import WINDOW
 
@@ -20,11 +20,12 @@ from corollary_entropy_dynamics.scaled import WINDOW
 STYLES = {
     "grpo": ("GRPO", "#000000", "-"),
     "clip-higher": ("clip-higher", "#E69F00", "--"),
-    "clip-b": ("Clip_B, mu 2.5", "#0072B2", "-"),
-    "clip-v": ("Clip_V, mu 2, no cap", "#009E73", "-."),
-    "mu=1.0": ("Clip_B, mu 1", "#56B4E9", "-"),
-    "mu=1.75": ("Clip_B, mu 1.75", "#0072B2", "--"),
-    "mu=2.5": ("Clip_B, mu 2.5", "#0072B2", "-"),
+    "clip-b": (f"Clip_B, mu {CLIP_B_DOSES[-1]:g}", "#0072B2", "-"),
+    "clip-v": (f"Clip_V, mu {CLIP_V['mu']:g}, no cap", "#009E73", "-."),
+    **{
+        f"mu={mu}": (f"Clip_B, mu {mu:g}", colour, line)
+        for mu, colour, line in zip(CLIP_B_DOSES, ("#56B4E9", "#0072B2", "#0072B2"), ("-", "--", "-"), strict=True)
+    },
     "A>0, D>0": ("A > 0, D > 0: predicted down", "#D55E00", "-"),
     "A>0, D<0": ("A > 0, D < 0: predicted up", "#0072B2", "-"),
     "A<0, D>0": ("A < 0, D > 0: predicted up", "#56B4E9", "--"),
@@ -45,7 +46,7 @@ def draw(inputs: PlotInputs) -> Sequence[Path]:
     if methods := inputs.runs.get("C8-entropy") or inputs.runs.get("C8-accuracy") or inputs.runs.get("C10"):
         figures["methods"] = training_curves(methods, ("grpo", "clip-higher", "clip-b", "clip-v"))
     if doses := inputs.runs.get("C9-training"):
-        figures["doses"] = training_curves(doses, ("mu=1.0", "mu=1.75", "mu=2.5"))
+        figures["doses"] = training_curves(doses, [f"mu={mu}" for mu in CLIP_B_DOSES])
     paths = []
     for name, figure in figures.items():
         figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)

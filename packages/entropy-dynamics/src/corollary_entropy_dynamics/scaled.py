@@ -47,7 +47,7 @@ def on_policy_mean(m: Measurement) -> dict[str, float]:
 def deviation_of_run(directory: Path) -> dict[str, float]:
     """Token means of D and S over a run, and D's mean in standard errors."""
     log = read_metrics(directory)
-    n = log["tokens"]
+    n = log["batch/tokens"]
     mean = float((n * log["deviation/mean"]).sum() / n.sum())
     second = float((n * (log["deviation/std"] ** 2 + log["deviation/mean"] ** 2)).sum() / n.sum())
     deviation = math.sqrt(second - mean**2)
@@ -69,41 +69,56 @@ def masking(m: Measurement) -> dict[str, float]:
 
 
 def upper_clip(m: Measurement) -> dict[str, float]:
-    """C7: who the tokens are that the upper clip holds back."""
+    """C7: who the tokens are that the upper clip holds back. NaN where it holds back none."""
     log = read_metrics(m.runs["grpo"])
-    clipped = log["clip/high"] * log["tokens"]
-    if clipped.sum() == 0:
-        return {"probability_gap": math.nan, "negative_deviation": math.nan, "share": 0.0}
-    weight = clipped / clipped.sum()
-    old = float((weight * log["clip_high/old_prob"]).sum())
+    clipped = log["batch/tokens"] * log["clip/high"]
+    free = log["batch/tokens"] * (1 - log["clip/high"] - log["clip/low"] - log["clip/dual"])
+    old = weighted_mean(log["clip_high/old_prob"], clipped)
     return {
-        "probability_gap": float((log["tokens"] * log["unclipped/old_prob"]).sum() / log["tokens"].sum()) - old,
-        "negative_deviation": float((weight * log["clip_high/negative_deviation"]).sum()),
-        "share": float(clipped.sum() / log["tokens"].sum()),
+        "probability_gap": weighted_mean(log["unclipped/old_prob"], free) - old,
+        "negative_deviation": weighted_mean(log["clip_high/negative_deviation"], clipped),
+        "share": weighted_mean(log["clip/high"], log["batch/tokens"]),
         "old_probability": old,
     }
 
 
-def entropy_at_reward(log: pd.DataFrame, reward: float) -> float:
-    """Smoothed entropy where the smoothed reward first reaches ``reward``; NaN if it never does."""
-    smooth = log[["reward/mean", "policy/entropy"]].rolling(WINDOW, min_periods=1).mean()
-    reached = smooth["reward/mean"] >= reward
-    return float(smooth["policy/entropy"][reached.idxmax()]) if reached.any() else math.nan
+def weighted_mean(values: pd.Series, weights: pd.Series) -> float:
+    """Mean with weights, over the entries of positive weight; NaN if there are none."""
+    used = weights > 0
+    return float((values[used] * weights[used]).sum() / weights[used].sum()) if used.any() else math.nan
 
 
 def collapse(m: Measurement) -> dict[str, float]:
     """C8, entropy: each method against GRPO at the same step, and where both have the same reward."""
     logs = {name: read_metrics(path) for name, path in m.runs.items()}
+    base = logs["grpo"]
     result = {}
     for name in ("clip-b", "clip-v", "clip-higher"):
-        log, base = logs[name], logs["grpo"]
+        log = logs[name]
         result[f"{name}: entropy"] = end_of(log["policy/entropy"]) - end_of(base["policy/entropy"])
         result[f"{name}: reward"] = end_of(log["reward/mean"]) - end_of(base["reward/mean"])
-        best = min(run["reward/mean"].rolling(WINDOW, min_periods=1).mean().max() for run in (log, base))
-        result[f"{name}: entropy at equal reward"] = entropy_at_reward(log, best) - entropy_at_reward(base, best)
         if name != "clip-higher":
+            result[f"{name}: entropy at equal reward"] = entropy_gain_at_equal_reward(log, base)
             result[f"{name}: dropped"] = float(log["frac_clipped"].mean())
     return result
+
+
+def entropy_gain_at_equal_reward(log: pd.DataFrame, base: pd.DataFrame) -> float:
+    """Mean difference of entropy over the rewards that both runs pass through; NaN if there is no such range.
+
+    Both curves are smoothed over `WINDOW` full steps. At each of 20 rewards, from the larger of the two starting values
+    to the smaller of the two best ones, each run is read where it first reaches that reward.
+    """
+    smooth = [run[["reward/mean", "policy/entropy"]].rolling(WINDOW).mean().dropna() for run in (log, base)]
+    if any(run.empty for run in smooth):
+        return math.nan
+    low = max(run["reward/mean"].iloc[0] for run in smooth)
+    high = min(run["reward/mean"].max() for run in smooth)
+    if not low < high:
+        return math.nan
+    levels = np.linspace(low, high, 20)
+    entropies = [[run["policy/entropy"][(run["reward/mean"] >= level).idxmax()] for level in levels] for run in smooth]
+    return float(np.mean(entropies[0]) - np.mean(entropies[1]))
 
 
 def held_out(directory: Path, *, k: int = 8) -> dict[str, float]:

@@ -4,14 +4,14 @@ import io
 import json
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, cast
 
 import numpy as np
 import torch
 
 from corollary.models.small import SmallModel
 from corollary.runs import Recipe, Run, RunDirectory, RunStore, write_atomically
-from corollary.tasks import make_task
+from corollary.tasks import DemonstratedTask, make_task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +48,9 @@ class WarmStart(Recipe):
 
     def execute(self, seed: int, directory: RunDirectory) -> None:
         """Train, and write the weights and the loss curve. Takes about half a minute; it does not resume midway."""
-        task = make_task(self.task)
+        if not hasattr(make_task(self.task), "demonstrations"):
+            raise ValueError(f"the task {self.task} has no demonstrations to learn from")
+        task = cast("DemonstratedTask", make_task(self.task))
         model = self.model.build(task.vocab_size, seed=seed)
         rng = np.random.default_rng(seed)
         prompt_length = len(task.prompts("train")[0].tokens)

@@ -129,9 +129,9 @@ class Gate:
         Level `exact`: every value must satisfy the bound (equality does); there is no interval. The other
         levels: the 95 % Student-t interval of the mean over seeds lies strictly on the claimed side:
         reproduced; strictly on the other side: not reproduced; across the bound: direction only when the mean
-        is strictly on the claimed side, otherwise not reproduced. A value that is not finite: not reproduced,
-        whatever the rest. Otherwise budget `smoke`, and fewer than `MIN_SEEDS` values above level `exact`,
-        give no verdict.
+        is strictly on the claimed side, otherwise not reproduced. Budget `smoke` never gives a
+        verdict. Otherwise a value that is not finite is not reproduced, whatever the rest, and fewer than `MIN_SEEDS`
+        values above level `exact` give no verdict.
 
         Raises:
             ValueError: There is no value.
@@ -165,10 +165,10 @@ class Gate:
     ) -> Verdict | None:
         if self.above is None and self.below is None:
             return None
-        if not math.isfinite(mean):
-            return Verdict.NOT_REPRODUCED
         if budget is Budget.SMOKE:
             return Verdict.NO_VERDICT
+        if not math.isfinite(mean):
+            return Verdict.NOT_REPRODUCED
         if level is Level.EXACT:
             held = all(self._margin(value) >= 0 for value in values)
             return Verdict.REPRODUCED if held else Verdict.NOT_REPRODUCED

@@ -11,22 +11,25 @@ from corollary.rl.algorithm import (
     algorithm_names,
     make_algorithm,
 )
-from corollary.rl.batch import Batch, Rollouts
+from corollary.rl.batch import Batch, Rollouts, concatenate
 from corollary.rl.losses import (
     TRL_AGGREGATIONS,
     ClipEvents,
     aggregate,
     aggregation_mode,
+    at_least_float32,
     binary_mask,
     clip_events,
     clipped_surrogate,
 )
+from corollary.rl.rlvr import RLVR, evaluate, options_of, read_evaluation, read_metrics
 from corollary.rl.scoring import score
 from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
 
 __all__ = [
     "GRPO",
     "METRICS",
+    "RLVR",
     "TRL_AGGREGATIONS",
     "Algorithm",
     "Batch",
@@ -42,10 +45,16 @@ __all__ = [
     "aggregate",
     "aggregation_mode",
     "algorithm_names",
+    "at_least_float32",
     "binary_mask",
     "clip_events",
     "clipped_surrogate",
+    "concatenate",
+    "evaluate",
     "group_advantages",
     "make_algorithm",
+    "options_of",
+    "read_evaluation",
+    "read_metrics",
     "score",
 ]

@@ -10,6 +10,10 @@ life of a batch::
              -> observe(metrics)               once per batch, after the last step on it
 
 and, before the updates, ``extra_rollouts(step)`` for a method that needs a second sample.
+
+Whatever is relative to the batch (a mean, a maximum, a choice of some tokens) belongs into `Algorithm.prepare`:
+`Algorithm.token_loss` sees a micro-batch, so what it takes over its tokens depends on how the batch is split. There is
+no reference policy yet, hence no KL penalty.
 """
 
 from collections.abc import Mapping
@@ -18,11 +22,12 @@ from importlib.metadata import entry_points
 from typing import Any, ClassVar
 
 from torch import Tensor
+from torch.distributed import ProcessGroup
 
 from corollary.kernels import TokenStats
 from corollary.rl.advantages import Scale, Singleton, check_advantage_options, group_advantages
 from corollary.rl.batch import Batch, Rollouts
-from corollary.rl.losses import aggregation_mode, check_clip_range, clip_events, clipped_surrogate
+from corollary.rl.losses import ClipEvents, aggregation_mode, check_clip_range, clip_events, clipped_surrogate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +72,6 @@ class Algorithm:
     reference trainer and the adapters to other frameworks.
     """
 
-    name: ClassVar[str] = "grpo"
     Config: ClassVar[type[GRPOConfig]] = GRPOConfig
     behaviour_stats: ClassVar[frozenset[str]] = frozenset({"log_prob", "entropy"})
     """The statistics that `prepare` needs at the behaviour policy (no gradient)."""
@@ -75,6 +79,8 @@ class Algorithm:
     """The statistics that `token_loss` needs at the policy being trained (with gradient)."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """Glossary of the metrics that this method adds to the trainer's."""
+    process_group: ProcessGroup | None = None
+    """Set by an engine that shards batches over processes: statistics of the batch are then those of all ranks."""
 
     def __init__(self, config: GRPOConfig | None = None) -> None:
         if config is not None and not isinstance(config, self.Config):
@@ -93,7 +99,10 @@ class Algorithm:
         )
 
     def prepare(self, batch: Batch) -> Batch:
-        """Last change to the whole batch before the updates: masks, weights, mixing. GRPO changes nothing."""
+        """Last change to the whole batch before the updates: masks, weights, mixing. GRPO changes nothing.
+
+        Randomness comes from ``batch.generator``. `corollary.rl.concatenate` mixes ``batch`` and ``batch.extra``.
+        """
         return batch
 
     def token_loss(self, batch: Batch, stats: TokenStats) -> Tensor:
@@ -108,8 +117,8 @@ class Algorithm:
             dual_clip=c.dual_clip,
         )
 
-    def update_metrics(self, batch: Batch, stats: TokenStats) -> dict[str, tuple[Tensor, Tensor]]:
-        """What to log of a micro-batch, as (sum, count); the trainer adds both up over the batch and divides."""
+    def clip_events(self, batch: Batch, stats: TokenStats) -> ClipEvents:
+        """The tokens of the loss that each clip holds back."""
         c = self.config
         events = clip_events(
             *stats.required("log_prob"),
@@ -119,8 +128,17 @@ class Algorithm:
             clip_high=c.clip_high,
             dual_clip=c.dual_clip,
         )
+        return ClipEvents(*(event & batch.mask for event in events))
+
+    def update_metrics(self, batch: Batch, stats: TokenStats) -> dict[str, tuple[Tensor, Tensor]]:
+        """What to log of a micro-batch, as (sum, count); the trainer adds both up over the batch and divides.
+
+        Called without gradient. A count of 0 over the whole batch is logged as NaN.
+        """
         count = batch.mask.sum()
-        return {f"clip/{name}": ((event & batch.mask).sum(), count) for name, event in events._asdict().items()}
+        return {
+            f"clip/{name}": (event.sum(), count) for name, event in self.clip_events(batch, stats)._asdict().items()
+        }
 
     def extra_rollouts(self, step: int) -> RolloutRequest | None:
         """The second sample that step ``step`` (from 0) needs; GRPO needs none."""
@@ -153,7 +171,6 @@ class ClipHigherConfig(GRPOConfig):
 class ClipHigher(Algorithm):
     """GRPO with DAPO's clip-higher: the upper clip range is wider than the lower."""
 
-    name = "clip-higher"
     Config = ClipHigherConfig
 
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,14 +20,14 @@ def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path, device: torch.device) -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """What `save_checkpoint` wrote.
 
     Raises:
         ValueError: the file is no checkpoint of ours.
     """
     try:
-        # The generator's state must stay on the CPU; tensors of the model go where the model is when loaded.
+        # The generator's state must stay on the CPU; the model's tensors go where the model is.
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise ValueError(
@@ -54,9 +55,10 @@ class MetricsFile:
         self._file = path.open("a")
 
     def append(self, row: Mapping[str, float]) -> None:
-        """Add one step."""
+        """Add one step. JSON has no NaN or infinity: they become null, which `pandas` reads as NaN."""
         if self._file:
-            self._file.write(json.dumps(dict(row)) + "\n")
+            finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+            self._file.write(json.dumps(finite) + "\n")
             self._file.flush()
 
     def sync(self) -> None:

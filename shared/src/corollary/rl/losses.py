@@ -49,13 +49,14 @@ def clipped_surrogate(
         dual_clip: The constant ``c``, larger than 1; ``None`` switches the dual clip off.
 
     Returns:
-        The loss, shape ``(B, T)``. Values at padding are whatever the inputs give: reduce with a mask.
+        The loss, shape ``(B, T)``, float32 for inputs of 16 bits. Values at padding are whatever the inputs give:
+        reduce with a mask.
 
     Raises:
         ValueError: shapes differ or an option is out of range.
     """
     _check_surrogate(log_probs, old_log_probs, advantages, clip_low, clip_high, dual_clip)
-    ratio = _ratio(log_probs, old_log_probs)
+    ratio, advantages = _ratio(log_probs, old_log_probs), at_least_float32(advantages)
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
@@ -94,7 +95,9 @@ def clip_events(
 
 
 def _ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
-    return (log_probs - old_log_probs).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+    return (
+        (at_least_float32(log_probs) - at_least_float32(old_log_probs)).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+    )
 
 
 def _check_surrogate(
@@ -178,7 +181,7 @@ def aggregate(
         sequence_count: :math:`B` of the whole mini-batch, likewise.
 
     Returns:
-        A scalar. 0 when the mask keeps nothing.
+        A scalar, float32 for a loss of 16 bits. 0 when the mask keeps nothing.
 
     Raises:
         ValueError: shapes differ, the mask is not 0/1, an unknown mode, or ``max_length`` missing.
@@ -191,7 +194,7 @@ def aggregate(
     """
     kept = binary_mask(mask, loss.shape)
     mode = aggregation_mode(mode)
-    masked = torch.where(kept, loss, 0.0)
+    masked = torch.where(kept, at_least_float32(loss), 0.0)
     per_sequence = kept.sum(-1)
     if token_count is None:
         token_count = float(per_sequence.sum())
@@ -223,3 +226,8 @@ def binary_mask(mask: Tensor, shape: torch.Size) -> Tensor:
     if not bool((kept == mask).all()):
         raise ValueError(f"mask must hold only 0 and 1, got {mask[kept != mask].flatten()[0].item()}")
     return kept
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """``x`` in float32 if it has 16 bits: in bfloat16 a log-ratio of 0.01 at -5 is 0."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

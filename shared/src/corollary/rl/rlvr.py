@@ -1,7 +1,7 @@
 """One run of reinforcement learning with verifiable rewards: warm start, training, held-out evaluation."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -105,7 +105,7 @@ def evaluate(
             tuple(row[:n])
             for row, n in zip(drawn.completion_ids.tolist(), drawn.completion_mask.sum(-1).tolist(), strict=True)
         ]
-        correct = [task.reward(prompt, tokens) == 1.0 for tokens in completions]
+        correct = [task.correct(prompt, tokens) for tokens in completions]
         result["answer"].append(prompt.answer)
         result["samples"].append(samples)
         result["correct"].append(sum(correct))
@@ -121,6 +121,3 @@ def read_metrics(directory: Path) -> pd.DataFrame:
 def read_evaluation(directory: Path) -> pd.DataFrame:
     """The held-out evaluation of a run, one row a prompt."""
     return pd.DataFrame(json.loads((directory / "evaluation.json").read_text()))
-
-
-__all__: Sequence[str] = ["RLVR", "evaluate", "options_of", "read_evaluation", "read_metrics"]

@@ -61,7 +61,8 @@ class TrainConfig:
     mini_batches: int = 4
     """Optimiser steps of a pass. With 1 (and one epoch) training is strictly on-policy and no ratio is ever clipped."""
     micro_batch_size: int | None = None
-    """Completions per forward and backward pass; None for a whole mini-batch. It changes memory, not the result."""
+    """Completions per forward and backward pass; None for a whole mini-batch (scoring: the whole rollout batch). It
+    changes memory and not the result, for every algorithm that takes nothing over the tokens of a micro-batch."""
     learning_rate: float = 1e-6
     """AdamW, constant."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -87,9 +88,16 @@ class TrainConfig:
                 f"mini_batches must be at most the batch's {self.prompts_per_step * self.group_size} completions, "
                 f"got {self.mini_batches}"
             )
-        for name in ("learning_rate", "max_grad_norm", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be finite and larger than 0, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm", "temperature", "score_temperature"):
+            value = getattr(self, name)
+            if not (0 < value < math.inf if value is not None else name == "score_temperature"):
+                raise ValueError(f"{name} must be finite and larger than 0, got {value}")
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
+        if not 0 <= self.weight_decay < math.inf:
+            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
 
 
 class Trainer:
@@ -142,7 +150,7 @@ class Trainer:
         )
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.steps_done: int = 0
-        self.score_temperature = config.score_temperature or config.temperature
+        self.score_temperature = config.temperature if config.score_temperature is None else config.score_temperature
         self._seconds: dict[str, float] = {}
 
     def train(self) -> None:
@@ -153,13 +161,19 @@ class Trainer:
         """
         checkpoint = self.directory / "checkpoint.pt" if self.directory else None
         if checkpoint and checkpoint.exists():
-            self.load_state_dict(load_checkpoint(checkpoint, self.device))
+            self.load_state_dict(load_checkpoint(checkpoint))
         with (
             MetricsFile(self.directory, "metrics.jsonl", keep=self.steps_done) as metrics_file,
             MetricsFile(self.directory, "timings.jsonl", keep=self.steps_done) as timings_file,
         ):
             while self.steps_done < self.config.steps:
-                metrics = self.step()
+                try:
+                    metrics = self.step()
+                except ValueError as error:
+                    # NaN weights first show as NaN logits, which sampler and statistics refuse as bad input.
+                    if all(bool(p.isfinite().all()) for p in self.model.parameters()):
+                        raise
+                    raise self._training_error("the model's weights are not finite") from error
                 metrics_file.append(metrics)
                 timings_file.append(self._seconds)
                 if checkpoint and (
@@ -181,7 +195,9 @@ class Trainer:
         prompts = self._next_prompts()
         batch = self._batch(prompts, self.config.temperature)
         if request := self.algorithm.extra_rollouts(self.steps_done):
-            extra = self._batch(prompts[: request.prompts], request.temperature)
+            if not 0 < request.prompts <= len(prompts):
+                raise ValueError(f"a request must be for 1 to {len(prompts)} prompts, got {request.prompts}")
+            extra = self._batch(prompts[: request.prompts], request.temperature, first_group=len(prompts))
             batch = replace(batch, extra=extra)
         rollouts = batch.rollouts
         log_probs, entropy = batch.behaviour.required("log_prob", "entropy")
@@ -193,7 +209,7 @@ class Trainer:
             "completion/length": rollouts.lengths.double().mean().item(),
         }
         batch = self.algorithm.prepare(batch)
-        binary_mask(batch.mask, batch.rollouts.completion_mask.shape)
+        batch = replace(batch, mask=binary_mask(batch.mask, batch.rollouts.completion_mask.shape))
         metrics["loss/kept"] = (batch.mask.sum() / batch.rollouts.completion_mask.sum().clamp(min=1)).item()
         metrics.update(batch.metrics)
         with self._timed("update"):
@@ -205,13 +221,11 @@ class Trainer:
     def _next_prompts(self) -> list[Prompt]:
         """The prompts of this step: passes over the training prompts, each in an order of its own."""
         count, per_step = len(self.prompts), self.config.prompts_per_step
-        chosen = []
-        for position in range(self.steps_done * per_step, (self.steps_done + 1) * per_step):
-            epoch, index = divmod(position, count)
-            chosen.append(self.prompts[_epoch_order(count, self.seed, epoch)[index]])
-        return chosen
+        first, last = self.steps_done * per_step, (self.steps_done + 1) * per_step - 1
+        order = {epoch: _epoch_order(count, self.seed, epoch) for epoch in range(first // count, last // count + 1)}
+        return [self.prompts[order[position // count][position % count]] for position in range(first, last + 1)]
 
-    def _batch(self, prompts: Sequence[Prompt], temperature: float) -> Batch:
+    def _batch(self, prompts: Sequence[Prompt], temperature: float, *, first_group: int = 0) -> Batch:
         """Sample, verify, score at the behaviour policy, and compute advantages."""
         repeated = [prompt for prompt in prompts for _ in range(self.config.group_size)]
         with self._timed("rollout"):
@@ -240,8 +254,9 @@ class Trainer:
             completion_mask=samples.completion_mask,
             sampling_log_probs=samples.log_probs,
             rewards=torch.tensor(rewards, device=self.device),
-            group_ids=torch.arange(len(prompts), device=self.device).repeat_interleave(self.config.group_size),
-            temperature=temperature,
+            group_ids=first_group
+            + torch.arange(len(prompts), device=self.device).repeat_interleave(self.config.group_size),
+            temperatures=torch.full((len(repeated),), temperature, device=self.device),
         )
         with self._timed("score"), torch.no_grad():
             needed = self.algorithm.behaviour_stats | {"log_prob", "entropy"}
@@ -259,6 +274,7 @@ class Trainer:
             advantages=advantages * rollouts.completion_mask,
             behaviour=behaviour,
             mask=rollouts.completion_mask,
+            generator=self.generator,
         )
 
     def _update(self, batch: Batch) -> dict[str, float]:
@@ -267,11 +283,12 @@ class Trainer:
         totals: dict[str, list[Tensor]] = defaultdict(lambda: [torch.zeros(()), torch.zeros(())])
         for _ in range(self.config.epochs):
             order = torch.randperm(len(batch), generator=self.generator, device=self.device)
-            for mini_batch in order.tensor_split(self.config.mini_batches):
+            # An algorithm may have shrunk the batch below the number of mini-batches.
+            for mini_batch in order.tensor_split(min(self.config.mini_batches, len(batch))):
                 loss, norm = self._optimiser_step(batch, mini_batch, totals)
                 losses.append(loss)
                 norms.append(norm)
-        means = {name: (total / count.clamp(min=1)).item() for name, (total, count) in totals.items()}
+        means = {name: (total / count).item() for name, (total, count) in totals.items()}
         return {"loss/policy": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), **means}
 
     def _optimiser_step(self, batch: Batch, mini_batch: Tensor, totals: dict[str, list[Tensor]]) -> tuple[float, float]:
@@ -294,21 +311,20 @@ class Trainer:
             )
             micro_loss.backward()
             loss += micro_loss.item()
-            for name, (total, count) in self.algorithm.update_metrics(micro, stats).items():
-                totals[name][0] = totals[name][0] + total.double()
-                totals[name][1] = totals[name][1] + count.double()
+            with torch.no_grad():
+                for name, (total, count) in self.algorithm.update_metrics(micro, stats).items():
+                    totals[name][0] = totals[name][0] + total.detach().double()
+                    totals[name][1] = totals[name][1] + count.double()
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
-            last = self.directory / "checkpoint.pt" if self.directory else None
-            kept_checkpoint = (
-                f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written"
-            )
-            raise TrainingError(
-                f"step {self.steps_done}: the loss is {loss} and the gradient norm {norm}; training stopped before the "
-                f"update, {kept_checkpoint}"
-            )
+            raise self._training_error(f"the loss is {loss} and the gradient norm {norm}")
         self.optimizer.step()
         return loss, norm
+
+    def _training_error(self, reason: str) -> TrainingError:
+        last = self.directory / "checkpoint.pt" if self.directory else None
+        kept = f"the last good checkpoint is {last}" if last and last.exists() else "no checkpoint was written"
+        return TrainingError(f"step {self.steps_done}: {reason}; training stopped, {kept}")
 
     def _micro_batches(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split(self.config.micro_batch_size or max(len(rows), 1))
@@ -338,10 +354,27 @@ class Trainer:
             "optimizer": self.optimizer.state_dict(),
             "generator": self.generator.get_state(),
             "algorithm": self.algorithm.state_dict(),
+            "identity": self._identity(),
+        }
+
+    def _identity(self) -> dict[str, str]:
+        """What must be the same for a resumed run to be the same run. The number of steps may grow."""
+        return {
+            "seed": str(self.seed),
+            "training": str(replace(self.config, steps=1, checkpoint_every=1)),
+            "algorithm": f"{type(self.algorithm).__name__}({self.algorithm.config})",
+            "task": self.task.name,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state_dict` gave."""
+        """Take back what `state_dict` gave.
+
+        Raises:
+            ValueError: it comes from a run with another seed, task, training configuration or algorithm.
+        """
+        for name, ours in self._identity().items():
+            if state["identity"][name] != ours:
+                raise ValueError(f"the checkpoint was made with {name} {state['identity'][name]}, got {name} {ours}")
         self.steps_done = state["steps_done"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -47,7 +47,7 @@ def sample_completions(
         max_new_tokens: The longest completion.
         generator: The only source of randomness, on the model's device. The same model, prompts and generator state
             give the same tokens.
-        pad_token: The id written to padding; it may be any id, padding is recognised by the masks.
+        pad_token: The id written to padding: any id of the vocabulary, since padding is recognised by the masks.
         stop_token: The id that ends a completion, which it belongs to; ``None`` to run to ``max_new_tokens``.
         temperature: :math:`\tau`, larger than 0.
         top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1]; 1 is off. The draw is then
@@ -110,8 +110,12 @@ def positions(mask: Tensor) -> Tensor:
 
 
 def accepts(model: nn.Module, argument: str) -> bool:
-    """Whether the model's ``forward`` names this argument; families differ (``position_ids``, ``logits_to_keep``)."""
-    return argument in inspect.signature(model.forward).parameters
+    """Whether the model's ``forward`` names this argument; families differ (``position_ids``, ``logits_to_keep``).
+
+    A PEFT model passes everything on to the model that it wraps, so that one is asked.
+    """
+    wrapped = getattr(model, "get_base_model", None)
+    return argument in inspect.signature((wrapped() if wrapped else model).forward).parameters
 
 
 def _decode(
@@ -125,7 +129,7 @@ def _decode(
     temperature: float,
     top_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    takes_positions = accepts(model, "position_ids")
+    takes_positions, takes_logits_to_keep = accepts(model, "position_ids"), accepts(model, "logits_to_keep")
     width = prompt_ids.shape[1]
     attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1).long()
     position_ids = positions(attention)
@@ -134,6 +138,9 @@ def _decode(
     tokens, log_probs, masks = [], [], []
     for step in range(max_new_tokens):
         arguments: dict[str, Any] = {"attention_mask": attention[:, : width + step], "use_cache": True}
+        if takes_logits_to_keep:
+            # Of a long prompt only the last logits matter; all of them would be (B, P, V).
+            arguments["logits_to_keep"] = 1
         if takes_positions:
             arguments["position_ids"] = position_ids[:, seen : width + step]
         output = model(input_ids=inputs, past_key_values=cache, **arguments)

@@ -1,26 +1,32 @@
-"""Verifiable tasks."""
+"""Verifiable tasks.
 
-from collections.abc import Callable
+A package offers a task under a name by an entry point of the group ``corollary.tasks``: a function without arguments
+that makes it. A change of its meaning raises the version of the recipes that use it.
+"""
+
+from importlib.metadata import entry_points
 
 from corollary.tasks.digit_sum import DigitSum
-from corollary.tasks.task import Prompt, Split, Task
+from corollary.tasks.task import DemonstratedTask, Prompt, Split, Task
 
-TASKS: dict[str, Callable[[], DigitSum]] = {
-    "digit-sum": lambda: DigitSum("digit-sum", n_digits=6, running_sums=False, targets=(5, 48)),
-    "digit-sum-running": lambda: DigitSum("digit-sum-running", n_digits=5, running_sums=True, targets=(5, 40)),
-}
-"""The procedural tasks by name. A change of meaning raises the version of the recipes that use them."""
+ENTRY_POINTS = "corollary.tasks"
 
 
-def make_task(name: str) -> DigitSum:
-    """The task of this name.
+def task_names() -> list[str]:
+    """The tasks that the installed packages offer."""
+    return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
+
+
+def make_task(name: str) -> Task:
+    """The installed task of this name.
 
     Raises:
         ValueError: there is none.
     """
-    if name not in TASKS:
-        raise ValueError(f"unknown task {name!r}; there are: {', '.join(sorted(TASKS))}")
-    return TASKS[name]()
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        raise ValueError(f"unknown task {name!r}; installed: {', '.join(sorted(found))}")
+    return found[name].load()()
 
 
-__all__ = ["TASKS", "DigitSum", "Prompt", "Split", "Task", "make_task"]
+__all__ = ["DemonstratedTask", "DigitSum", "Prompt", "Split", "Task", "make_task", "task_names"]

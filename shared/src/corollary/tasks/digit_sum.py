@@ -79,10 +79,14 @@ class DigitSum:
             chosen.append(digit)
         return tuple(chosen)
 
-    def reward(self, prompt: Prompt, completion: Sequence[int]) -> float:
-        """1 if the completion is well formed and its digits add up to the target, else 0."""
+    def correct(self, prompt: Prompt, completion: Sequence[int]) -> bool:
+        """Whether the completion is well formed and its digits add up to the target."""
         digits = self.digits(completion)
-        return float(digits is not None and sum(digits) == prompt.answer)
+        return digits is not None and sum(digits) == prompt.answer
+
+    def reward(self, prompt: Prompt, completion: Sequence[int]) -> float:
+        """1 if the completion is correct, else 0."""
+        return float(self.correct(prompt, completion))
 
     def answer_key(self, completion: Sequence[int]) -> tuple[int, ...]:
         """The chosen digits; for a malformed completion its tokens."""
@@ -133,3 +137,13 @@ def uniform_digits(sums: NDArray[np.int64], n_digits: int, rng: np.random.Genera
         digits[:, position] = (cumulative < draw[:, None]).sum(1)
         left -= digits[:, position]
     return digits
+
+
+def digit_sum() -> DigitSum:
+    """Six digits with sums from 5 to 48."""
+    return DigitSum("digit-sum", n_digits=6, running_sums=False, targets=(5, 48))
+
+
+def digit_sum_running() -> DigitSum:
+    """Five digits, each followed by the running sum, with sums from 5 to 40."""
+    return DigitSum("digit-sum-running", n_digits=5, running_sums=True, targets=(5, 40))

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 Split = Literal["train", "held_out"]
 
 
@@ -30,9 +33,23 @@ class Task(Protocol):
         ...
 
     def reward(self, prompt: Prompt, completion: Sequence[int]) -> float:
-        """The reward of a completion, given without padding: 1 for correct and 0 for wrong."""
+        """What training gets for a completion, given without padding."""
+        ...
+
+    def correct(self, prompt: Prompt, completion: Sequence[int]) -> bool:
+        """Whether the completion is right, whatever the scale of the reward; what evaluation counts."""
         ...
 
     def answer_key(self, completion: Sequence[int]) -> tuple[int, ...]:
         """What makes two correct completions the same answer, for counting distinct ones."""
+        ...
+
+
+class DemonstratedTask(Task, Protocol):
+    """A task that can show (imperfect) solutions, for the warm start of a small model."""
+
+    def demonstrations(
+        self, count: int, rng: np.random.Generator, *, jitter: int, jitter_probability: float
+    ) -> NDArray[np.int64]:
+        """Prompts with their completions as token ids, ``(count, length)``."""
         ...
