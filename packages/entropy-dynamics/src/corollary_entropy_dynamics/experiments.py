@@ -11,8 +11,8 @@ from typing import Any
 from corollary.models import WarmStart
 from corollary.papers import Budget
 from corollary.rl import TrainConfig
-from corollary.rl.rlvr import RLVR, options_of
-from corollary.runs import Run
+from corollary.rl.rlvr import RLVR
+from corollary.runs import Run, options_of
 from corollary_entropy_dynamics.network import NetworkStep
 
 SEEDS = {Budget.SMOKE: (0,), Budget.QUICK: (0, 1, 2, 3, 4), Budget.FULL: (0, 1, 2, 3, 4)}

@@ -22,7 +22,7 @@ from corollary.rl.losses import (
     clip_events,
     clipped_surrogate,
 )
-from corollary.rl.rlvr import RLVR, evaluate, options_of, read_evaluation, read_metrics
+from corollary.rl.rlvr import RLVR, evaluate, read_evaluation, read_metrics
 from corollary.rl.scoring import score
 from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
 
@@ -53,7 +53,6 @@ __all__ = [
     "evaluate",
     "group_advantages",
     "make_algorithm",
-    "options_of",
     "read_evaluation",
     "read_metrics",
     "score",

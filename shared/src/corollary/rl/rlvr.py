@@ -1,7 +1,6 @@
 """One run of reinforcement learning with verifiable rewards: warm start, training, held-out evaluation."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -34,7 +33,7 @@ class RLVR(Recipe):
     algorithm: str
     """A name from `corollary.rl.algorithm_names`."""
     options: tuple[tuple[str, Any], ...] = ()
-    """Fields of the algorithm's configuration, as sorted pairs; see `options_of`."""
+    """Fields of the algorithm's configuration, as sorted pairs; see `corollary.runs.options_of`."""
     train: TrainConfig = field(default_factory=TrainConfig)
     warm_start: WarmStart
     warm_start_seed: int = 0
@@ -73,11 +72,6 @@ class RLVR(Recipe):
         if self.evaluation_samples:
             result = evaluate(model, task, samples=self.evaluation_samples, seed=seed)
             write_atomically(directory.path / "evaluation.json", json.dumps(result))
-
-
-def options_of(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Options in the form that `RLVR` hashes: the order in which they were written does not matter."""
-    return tuple(sorted(options.items()))
 
 
 def evaluate(

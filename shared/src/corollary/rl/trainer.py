@@ -19,10 +19,11 @@ from torch import Tensor, nn
 from corollary.kernels import TokenStats
 from corollary.rl.algorithm import Algorithm
 from corollary.rl.batch import Batch, Rollouts
-from corollary.rl.checkpoint import MetricsFile, load_checkpoint, save_checkpoint
 from corollary.rl.losses import aggregate, binary_mask
+from corollary.rl.metrics_file import MetricsFile
 from corollary.rl.scoring import score
 from corollary.rollout import sample_completions
+from corollary.runs import load_checkpoint, save_checkpoint
 from corollary.tasks import Prompt, Task
 
 METRICS: dict[str, str] = {

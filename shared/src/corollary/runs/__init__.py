@@ -1,5 +1,6 @@
 """A content-addressed store of training runs, shared by claims and benchmarks."""
 
+from corollary.runs.checkpoint import load_checkpoint, save_checkpoint
 from corollary.runs.environment import (
     commit_of,
     describe_environment,
@@ -8,7 +9,7 @@ from corollary.runs.environment import (
     usable_cores,
 )
 from corollary.runs.files import write_atomically
-from corollary.runs.recipe import Recipe, Run, canonical_config, with_requirements
+from corollary.runs.recipe import Recipe, Run, canonical_config, options_of, with_requirements
 from corollary.runs.store import Progress, RunDirectory, RunError, RunRecord, RunStore, default_root
 
 __all__ = [
@@ -25,6 +26,9 @@ __all__ = [
     "describe_environment",
     "describe_machine",
     "describe_versions",
+    "load_checkpoint",
+    "options_of",
+    "save_checkpoint",
     "usable_cores",
     "with_requirements",
     "write_atomically",

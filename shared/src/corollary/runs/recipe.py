@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from corollary.runs.store import RunDirectory
@@ -105,6 +105,11 @@ class Run:
     def requires(self) -> "tuple[Run, ...]":
         """Runs that must be complete before this one."""
         return tuple(self.recipe.requires(self.seed))
+
+
+def options_of(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
+    """Options of a method as a recipe holds them: sorted pairs, so that the order of writing does not change the key."""
+    return tuple(sorted(options.items()))
 
 
 def with_requirements(runs: Iterable[Run]) -> list[Run]:

@@ -1,0 +1,60 @@
+"""Online forecasting: problems, backbones, methods on one protocol, and experiments as runs of the store."""
+
+from corollary.forecasting.backbones import BACKBONES, TCN, DLinear, Linear, NLinear, RevIN, make_backbone
+from corollary.forecasting.experiment import (
+    Online,
+    OnlineMethod,
+    Pretrain,
+    Setting,
+    make_method,
+    method_class,
+    method_names,
+    prepare_online,
+    pretrained,
+    read_result,
+)
+from corollary.forecasting.fitting import FitConfig, FitHistory, fit, make_optimizer, set_rate
+from corollary.forecasting.online import Frozen, OnlineGD, restore_streaming_state, streaming_state
+from corollary.forecasting.problem import Problem, Split, StandardScaler, Windows, chronological_split, make_problem
+from corollary.forecasting.settings import SYNTHETIC_SETTING, make_setting, published
+from corollary.forecasting.synthetic import SwitchingLevels, switching_levels
+
+__all__ = [
+    "BACKBONES",
+    "SYNTHETIC_SETTING",
+    "TCN",
+    "DLinear",
+    "FitConfig",
+    "FitHistory",
+    "Frozen",
+    "Linear",
+    "NLinear",
+    "Online",
+    "OnlineGD",
+    "OnlineMethod",
+    "Pretrain",
+    "Problem",
+    "RevIN",
+    "Setting",
+    "Split",
+    "StandardScaler",
+    "SwitchingLevels",
+    "Windows",
+    "chronological_split",
+    "fit",
+    "make_backbone",
+    "make_method",
+    "make_optimizer",
+    "make_problem",
+    "make_setting",
+    "method_class",
+    "method_names",
+    "prepare_online",
+    "pretrained",
+    "published",
+    "read_result",
+    "restore_streaming_state",
+    "set_rate",
+    "streaming_state",
+    "switching_levels",
+]
