@@ -234,7 +234,7 @@ class OnlineResult:
             return cls(
                 **{name: content[name] for name in _ARRAYS},
                 traces={name.partition(":")[2]: content[name] for name in content if name.startswith("trace:")},
-                forecasts=content["forecasts"] if "forecasts" in content else None,
+                forecasts=content.get("forecasts"),
             )
 
 
@@ -335,7 +335,9 @@ class Prequential:
         """Everything measured so far, as tensors; the forecaster's own state is not part of it."""
         import torch
 
-        arrays = {"errors": self._errors} | {f"trace:{name}": values for name, values in self._traces.items()}
+        arrays: dict[str, NDArray[Any]] = {"errors": self._errors} | {
+            f"trace:{name}": values for name, values in self._traces.items()
+        }
         if self._forecasts is not None:
             arrays["forecasts"] = self._forecasts
         copies = {name: torch.from_numpy(values[: self.done].copy()) for name, values in arrays.items()}

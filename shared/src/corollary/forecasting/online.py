@@ -9,8 +9,6 @@ from torch.nn import functional
 
 from corollary.evaluation.prequential import OnlineForecaster, Stream
 
-MODE_DEPENDENT = (nn.modules.dropout._DropoutNd, nn.modules.batchnorm._NormBase, nn.MultiheadAttention)
-
 
 class Frozen:
     """The model as it is: no update. Base class of the methods that learn.
@@ -21,10 +19,7 @@ class Frozen:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
-        modules = list(model.modules())
-        # Without dropout or batch norm, switching the mode changes nothing and costs a walk over all modules.
-        depends = any(isinstance(module, MODE_DEPENDENT) or _has_own_mode(module) for module in modules)
-        self._switched = modules if depends else []
+        self._modules = list(model.modules())  # collected once: walking the tree at every step would show
         model.eval()
 
     def prepare(self, stream: Stream, origins: Sequence[int]) -> None:
@@ -46,8 +41,8 @@ class Frozen:
             return self.model(x.unsqueeze(0)).squeeze(0)
 
     def train(self, mode: bool) -> None:
-        """Put the model into training or evaluation mode, where that makes a difference."""
-        for module in self._switched:
+        """Put the model into training or evaluation mode."""
+        for module in self._modules:
             module.training = mode
 
     def state_dict(self) -> dict[str, Any]:
@@ -95,11 +90,6 @@ class OnlineGD(Frozen):
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-def _has_own_mode(module: nn.Module) -> bool:
-    """Whether a module outside torch may look at ``self.training``: custom ones cannot be known not to."""
-    return not type(module).__module__.startswith("torch.") and "training" in type(module).forward.__code__.co_names
-
-
 def streaming_state(forecaster: OnlineForecaster) -> dict[str, Any]:
     """The forecaster's state with that of the global generator, which dropout draws from.
 
@@ -116,5 +106,5 @@ def streaming_state(forecaster: OnlineForecaster) -> dict[str, Any]:
 
 def restore_streaming_state(forecaster: OnlineForecaster, state: Mapping[str, Any]) -> None:
     """Put a forecaster, built the same way, and the global generator back to what `streaming_state` gave."""
-    forecaster.load_state_dict(state["forecaster"])  # ty: ignore[unresolved-attribute]
+    forecaster.load_state_dict(state["forecaster"])  # ty: ignore[missing-attribute]
     torch.set_rng_state(state["generator"])

@@ -108,7 +108,7 @@ class Run:
 
 
 def options_of(options: Mapping[str, Any]) -> tuple[tuple[str, Any], ...]:
-    """Options of a method as a recipe holds them: sorted pairs, so that the order of writing does not change the key."""
+    """Options of a method as a recipe holds them: sorted pairs, so that their order does not change the key."""
     return tuple(sorted(options.items()))
 
 
