@@ -1,5 +1,6 @@
-"""How results are measured: pass@k, the interquartile mean, and intervals over seeds, runs and tasks."""
+"""How results are measured: pass@k, the interquartile mean, and intervals over seeds, runs, tasks and time."""
 
+from corollary.evaluation.block_bootstrap import paired_block_bootstrap
 from corollary.evaluation.intervals import (
     Interval,
     Statistic,
@@ -17,6 +18,7 @@ __all__ = [
     "distinct_correct",
     "iqm",
     "mean_interval",
+    "paired_block_bootstrap",
     "paired_bootstrap",
     "pass_at_k",
 ]
