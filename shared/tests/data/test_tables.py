@@ -75,6 +75,11 @@ def test_lines_of_unequal_length_are_refused(small, tmp_path):
         table(small, tmp_path, small.content + b"2020-01-02 00:00:00,1\n", rows=25)
 
 
+def test_columns_without_a_name_are_refused(small, tmp_path):
+    with pytest.raises(ValueError, match="the header must name every column"):
+        table(small, tmp_path, small.content.replace(b"date,load,OT", b"date,load"), columns=1)
+
+
 def test_an_empty_file_is_refused(small, tmp_path):
     with pytest.raises(ValueError, match="must be a table of 2 values a line: No columns to parse"):
         table(small, tmp_path, b"")

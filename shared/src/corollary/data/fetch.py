@@ -147,7 +147,6 @@ def _download(entry: Dataset, url: str, cache: Path, progress: bool) -> Path:
     from filelock import FileLock
 
     name = f"{entry.file}.gz" if url.endswith(".gz") else entry.file
-    target = cache / name
 
     def save(url: str, output_file: str, pooch_: object) -> None:
         with _progress_bar(entry, progress) as bar:
@@ -159,8 +158,7 @@ def _download(entry: Dataset, url: str, cache: Path, progress: bool) -> Path:
 
     cache.mkdir(parents=True, exist_ok=True)
     with FileLock(cache / f".{name}.lock"), _log_of_pooch(progress):
-        if target.is_file():  # Another process was first.
-            return target
+        # Without a digest of its own pooch takes a file that another process has just put there for the right one.
         store = pooch.create(path=cache, base_url="", registry={name: None}, urls={name: url})
         try:
             return Path(store.fetch(name, downloader=save))
@@ -202,10 +200,10 @@ class _Bar:
 
     def update(self, amount: int) -> None:
         self._done += amount
-        # pooch counts whole chunks, so that the last one overshoots.
-        self._update(min(self._done, self.total) if self.total else self._done, self.total)
+        self._update(self._done, self.total)
 
     def reset(self) -> None:
+        """Start over: pooch counts whole chunks, then resets and reports the true size."""
         self._done = 0
 
     def close(self) -> None:

@@ -45,10 +45,11 @@ def load_table(
     # pandas is exact by itself from 3.1 on, where it deprecates the option.
     exact = "round_trip" if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else None
     try:
-        # `index_col=False` keeps pandas from taking a first column without a name for the index.
-        table = pd.read_csv(path, header=0 if entry.dated else None, index_col=False, float_precision=exact)
+        table = pd.read_csv(path, header=0 if entry.dated else None, float_precision=exact)
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise ValueError(f"{path} must be a table of {entry.columns} values a line: {error}") from None
+    if not isinstance(table.index, pd.RangeIndex):
+        raise ValueError(f"{path}: the header must name every column, got lines with more values than names")
     if entry.dated:
         if table.columns[0] != "date":
             raise ValueError(f"{path}: the first column must be 'date', got {table.columns[0]!r}")

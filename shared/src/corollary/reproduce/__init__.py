@@ -1,8 +1,8 @@
 """Reproducing papers: training runs in parallel, measurements, verdicts, result files, tables."""
 
 from corollary.reproduce.engine import DEFAULT_OUT, PlotError, exit_status, reproduce
-from corollary.reproduce.execution import Interrupted, OutputError
 from corollary.reproduce.results import ClaimResult, ResultFileError, read_result, read_results, write_result
+from corollary.reproduce.training import Interrupted, OutputError
 from corollary.reproduce.workers import StorageError
 
 __all__ = [

@@ -8,9 +8,10 @@ from rich.console import Console
 
 from corollary.papers import Budget, Claim, Level, Paper, Verdict, paper_source
 from corollary.reproduce.display import make_display
-from corollary.reproduce.execution import Reproduction, check_writable
+from corollary.reproduce.execution import Reproduction
 from corollary.reproduce.results import ClaimResult
 from corollary.reproduce.summary import print_summary
+from corollary.reproduce.training import check_writable
 from corollary.reproduce.workers import signals_as_interrupts
 from corollary.runs import RunStore, usable_cores
 

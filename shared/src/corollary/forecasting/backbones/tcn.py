@@ -9,19 +9,31 @@ Convolution = Callable[..., nn.Module]
 """Called as (inputs, outputs, kernel, padding=...): `nn.Conv1d`, or a layer with its interface."""
 
 
+class ActivatedConvolution(nn.Module):
+    """GELU, then a convolution of kernel 3."""
+
+    def __init__(self, inputs: int, outputs: int, convolution: Convolution) -> None:
+        super().__init__()
+        self.conv = convolution(inputs, outputs, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, time) to (B, outputs, time)."""
+        return self.conv(functional.gelu(x))
+
+
 class Block(nn.Module):
-    """GELU, convolution, GELU, convolution, and a residual path, which is projected in the last block."""
+    """Two activated convolutions and a residual path, which is projected in the last block."""
 
     def __init__(self, inputs: int, outputs: int, *, project: bool, convolution: Convolution) -> None:
         super().__init__()
-        self.conv1 = convolution(inputs, outputs, 3, padding=1)
-        self.conv2 = convolution(outputs, outputs, 3, padding=1)
+        self.first = ActivatedConvolution(inputs, outputs, convolution)
+        self.second = ActivatedConvolution(outputs, outputs, convolution)
         self.projector = nn.Conv1d(inputs, outputs, 1) if project else None
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, channels, time) to (B, channels, time)."""
+        """(B, inputs, time) to (B, outputs, time)."""
         residual = x if self.projector is None else self.projector(x)
-        return self.conv2(functional.gelu(self.conv1(functional.gelu(x)))) + residual
+        return self.second(self.first(x)) + residual
 
 
 class TCN(nn.Module):
