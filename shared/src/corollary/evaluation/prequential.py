@@ -128,19 +128,25 @@ class Stream:
 
     def released(self, origin: int) -> bool:
         """Whether the pair of this origin may be learned from now."""
-        return origin >= self.first_origin and origin + self.delay <= self._now
+        complete = origin + self.delay <= self._now and origin + self.horizon < self.rows
+        return complete and origin >= self.first_origin
 
     def pair(self, origin: int) -> "tuple[Tensor, Tensor]":
         """Window (L, N + C) and label (H, N) of an origin whose label is complete.
 
         Raises:
             LeakageError: its last value has not been observed.
-            ValueError: the window would begin before the series does.
+            ValueError: the window would begin before the series does, or the label end after it.
         """
         if origin + self.delay > self._now:
             raise LeakageError(
                 f"the label of origin {origin} is complete at row {origin + self.delay}, but the last observed row "
                 f"is {self._now}"
+            )
+        if origin + self.horizon >= self.rows:  # only where labels are released early
+            raise ValueError(
+                f"the label of origin {origin} would end at row {origin + self.horizon}, past the last row "
+                f"{self.rows - 1}"
             )
         return self.window(origin), self._label(origin)
 

@@ -91,10 +91,11 @@ def fit(
         config: batch size, epochs, schedule, patience.
         loss: of a batch, inputs (B, L, N + C) and labels (B, H, N).
         validate: what early stopping watches; must leave model and optimiser as it found them. Needed with patience.
-        on_epoch: called with the epoch and the share of the work that is done at most.
+        on_epoch: called after every epoch with its number, from 1, and its mean training loss.
 
     Raises:
-        ValueError: fewer windows than one batch, patience without ``validate``, or a loss that is not finite.
+        ValueError: fewer windows than one batch, patience without ``validate``, or a training or validation loss that
+            is not finite.
     """
     if config.patience is not None and validate is None:
         raise ValueError("patience needs validate")
@@ -108,21 +109,23 @@ def fit(
         set_rate(optimizer, config.rate_of(epoch))
         model.train()
         order = torch.randperm(count) if config.shuffle else torch.arange(count)
-        total = torch.zeros(())
+        total = 0.0
         batches = order[: count // size * size].split(size)
         for batch in batches:
             optimizer.zero_grad()
             value = loss(windows.x[batch], windows.y[batch])
             value.backward()
             optimizer.step()
-            total += value.detach()
-        training.append(total.item() / len(batches))
+            total = total + value.detach()  # a tensor: reading the number would wait for the device
+        training.append(float(total) / len(batches))
         if not math.isfinite(training[-1]):
             raise ValueError(
                 f"the training loss of epoch {epoch} is {training[-1]}; is the rate {config.rate} too large?"
             )
         if config.patience is not None and validate is not None:
             validation.append(validate())
+            if not math.isfinite(validation[-1]):  # no later epoch would compare as better than NaN
+                raise ValueError(f"the validation loss of epoch {epoch} is {validation[-1]}")
             if best is None or validation[-1] <= best[0]:
                 best = validation[-1], epoch, copy.deepcopy((model.state_dict(), optimizer.state_dict()))
         if on_epoch is not None:

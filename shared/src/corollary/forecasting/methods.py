@@ -39,8 +39,9 @@ class GradientMethod(OnlineMethod):
 
     @classmethod
     def preset(cls, setting: Setting) -> Self:
-        """With the published rate."""
-        return cls(rate=published(GD_RATES[setting.backbone], setting.data))
+        """With the published rate; with the default where the backbone has none."""
+        rates = GD_RATES.get(setting.backbone)
+        return cls() if rates is None else cls(rate=published(rates, setting.data))
 
     def build(self, problem: Problem, setting: Setting, seed: int, store: RunStore) -> OnlineForecaster:
         """The backbone with its optimiser."""

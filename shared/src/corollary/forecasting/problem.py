@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from corollary.data import load_table
+from corollary.data import find_dataset, load_table
 from corollary.evaluation.prequential import LeakyStream, Stream
 from corollary.forecasting.synthetic import SWITCHING, switching_levels
 
@@ -87,7 +87,8 @@ class Problem:
     """A standardised series, its split, and the sizes of window and label.
 
     Raises:
-        ValueError: a part of the split is too short for a single window and label, or a size is not positive.
+        ValueError: a part of the split is too short for a single window and label, a size is not positive, or the
+            split or the variates go beyond ``values``.
     """
 
     name: str
@@ -105,6 +106,11 @@ class Problem:
         for name in ("lookback", "horizon"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")
+        rows, columns = self.values.shape
+        if self.split.test > rows:
+            raise ValueError(f"{self.name}: the split ends at row {self.split.test}, but there are {rows} rows")
+        if not 1 <= self.variates <= columns:
+            raise ValueError(f"{self.name}: variates must be in [1, {columns}], got {self.variates}")
         needed = self.lookback + 2 * self.horizon
         if self.split.train < needed:
             raise ValueError(
@@ -184,6 +190,7 @@ def make_problem(name: str, *, lookback: int, horizon: int, seed: int = 0, with_
         values = switching_levels(seed, levels=SWITCHING[name]).values
         names, times, period = tuple(f"x{i}" for i in range(values.shape[1])), None, 1
     else:
+        name = find_dataset(name).name  # as registered: split and period are looked up by it
         table = load_table(name)
         values, names = table.to_numpy(np.float64), tuple(map(str, table.columns))
         times = table.index if isinstance(table.index, pd.DatetimeIndex) else None

@@ -19,6 +19,11 @@ RATES: dict[str, dict[str, float]] = {
 }
 ADAMW = {"tcn", "fsnet", "itransformer"}
 """The others train with Adam."""
+BATCHES = {
+    "patchtst": {"Traffic": 24} | dict.fromkeys(("ETTh1", "ETTh2", "ETTm1", "ETTm2", "Weather"), 128),
+    "itransformer": {"ECL": 16, "Traffic": 16},
+}
+"""Batch sizes of pre-training other than 32."""
 
 SYNTHETIC_SETTING = Setting(
     data="switching-levels",
@@ -45,7 +50,7 @@ def make_setting(data: str, backbone: str, horizon: int, *, lookback: int | None
         return Setting(
             data=data,
             backbone=backbone,
-            lookback=lookback or LOOKBACK["linear"],
+            lookback=LOOKBACK["linear"] if lookback is None else lookback,
             horizon=horizon,
             fit=SYNTHETIC_SETTING.fit,
         )
@@ -63,6 +68,6 @@ def make_setting(data: str, backbone: str, horizon: int, *, lookback: int | None
         fit=FitConfig(
             rate=published(RATES[backbone], data),
             optimizer="adamw" if backbone in ADAMW else "adam",
-            batch_size=128 if backbone == "patchtst" else 32,
+            batch_size=BATCHES.get(backbone, {}).get(data, 32),
         ),
     )
