@@ -15,7 +15,7 @@ from corollary.data import find_dataset, load_table
 from corollary.evaluation.prequential import LeakyStream, Stream
 from corollary.forecasting.synthetic import SWITCHING, switching_levels
 
-CALENDAR = ("minute", "hour", "weekday", "day", "dayofyear", "month", "week")
+CALENDAR = ("minute", "hour", "day_of_week", "day", "day_of_year", "month", "week")
 """Covariates of a row, as raw integers, in this order."""
 
 MONTH = 30 * 24
