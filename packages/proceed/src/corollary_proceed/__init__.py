@@ -1,0 +1,35 @@
+"""Proactive model adaptation against concept drift in online time-series forecasting (arXiv:2412.08435)."""
+
+from corollary_proceed.adaptation import adaptable_layers, merge, merged_forward, scaled_forward
+from corollary_proceed.concepts import ConceptEncoder, clip_norm
+from corollary_proceed.forecaster import ProceedForecaster
+from corollary_proceed.generator import (
+    AdaptationCoefficients,
+    AdaptationGenerator,
+    GeneratorGroup,
+    LayerShape,
+    generator_size,
+)
+from corollary_proceed.method import ProceedMethod
+from corollary_proceed.model import Proceed
+from corollary_proceed.tuning import ProceedConfig, ProceedTuning, tune
+
+__all__ = [
+    "AdaptationCoefficients",
+    "AdaptationGenerator",
+    "ConceptEncoder",
+    "GeneratorGroup",
+    "LayerShape",
+    "Proceed",
+    "ProceedConfig",
+    "ProceedForecaster",
+    "ProceedMethod",
+    "ProceedTuning",
+    "adaptable_layers",
+    "clip_norm",
+    "generator_size",
+    "merge",
+    "merged_forward",
+    "scaled_forward",
+    "tune",
+]

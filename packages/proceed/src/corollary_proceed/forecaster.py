@@ -1,0 +1,99 @@
+"""Proceed in an online run: the pass over the validation rows and the online phase."""
+
+from collections.abc import Mapping, Sequence
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from corollary.evaluation.prequential import Stream
+from corollary.forecasting import OnlineGD
+from corollary_proceed.model import Proceed
+
+
+ValidationPass = Literal["alternate", "joint", "online"]
+"""Steps at each pair of the validation pass: backbone, then generator, as in the official scripts; one step of
+everything (``joint_update_valid``); or the online phase's own step, the generator staying as tuned."""
+
+
+class ProceedForecaster(OnlineGD):
+    """Update the adapted network on the freshest complete pair, make the pair the reference, adapt, forecast.
+
+    For every time step t, with encoders and generator frozen:
+
+    1. one optimiser step on the mean squared error of the *adapted* forecast of (X_{t-H}, Y_{t-H}), its drift taken
+       against the previous reference;
+    2. the pair becomes the reference;
+    3. forecast X_t with the drift against it.
+
+    Args:
+        model: tuned, for example by `corollary_proceed.tune`.
+        optimizer: over its parameters, with the online rate; parameters that are frozen have no gradient and stay.
+        learn_offsets: False keeps the generator's offsets fixed online (a control).
+        validation_pass: what `prepare` does at each pair.
+
+    Raises:
+        ValueError: an unknown validation pass.
+    """
+
+    def __init__(
+        self,
+        model: Proceed,
+        optimizer: torch.optim.Optimizer,
+        *,
+        learn_offsets: bool = True,
+        validation_pass: ValidationPass = "alternate",
+    ) -> None:
+        if validation_pass not in get_args(ValidationPass):
+            raise ValueError(
+                f"validation_pass must be one of {', '.join(get_args(ValidationPass))}, got {validation_pass!r}"
+            )
+        super().__init__(model, optimizer)
+        self.model: Proceed = model
+        self.learn_offsets, self.validation_pass = learn_offsets, validation_pass
+        self._drift_norm: Tensor | None = None
+        self._go_online()
+
+    def prepare(self, stream: Stream, origins: Sequence[int]) -> None:
+        """The pass over the validation rows.
+
+        At every origin k: backbone and offsets step on the pair of k - H, which becomes the reference; then encoders and
+        generator step on the pair of k, which becomes the reference. The second is history as long as the stream
+        releases it: the official code goes on into labels that reach H - 1 rows into the test rows, this does not.
+        """
+        model = self.model
+        for origin in origins:
+            recent, current = origin - stream.delay, origin
+            if stream.released(recent):
+                model.train_only(backbone=True, generator=self.validation_pass == "joint")
+                super().update(*stream.pair(recent))
+            if self.validation_pass == "alternate" and stream.released(current):
+                model.train_only(backbone=False, generator=True)
+                super().update(*stream.pair(current))
+        self._go_online()
+
+    def loss(self, x: Tensor, y: Tensor) -> Tensor:
+        """Mean squared error of the adapted forecast, against the reference so far; then the pair is the reference."""
+        value = functional.mse_loss(self.model(x.unsqueeze(0)).squeeze(0), y)
+        self.model.set_reference(x, y)
+        return value
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Adapt to the window and forecast (H, N)."""
+        self.train(False)
+        with torch.no_grad():
+            window = x.unsqueeze(0)
+            drift = self.model.drift(window)
+            self._drift_norm = torch.linalg.vector_norm(drift)
+            return self.model(window, drift).squeeze(0)
+
+    def observe(self) -> Mapping[str, float]:
+        """The norm of the drift that the last forecast was adapted to."""
+        return {} if self._drift_norm is None else {"drift_norm": float(self._drift_norm)}
+
+    def _go_online(self) -> None:
+        self.model.freeze_generator()
+        if not self.learn_offsets:
+            for offset in self.model.generator.offsets():
+                offset.requires_grad_(False)

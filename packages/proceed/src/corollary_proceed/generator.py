@@ -1,0 +1,130 @@
+"""From a drift to the coefficients that scale the rows and columns of every adapted layer."""
+
+import math
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class LayerShape(NamedTuple):
+    """What the generator has to know of an adapted layer."""
+
+    outputs: int
+    inputs: int
+    has_bias: bool
+
+    @property
+    def width(self) -> int:
+        """Coefficients of the layer: one per row, one per column, and one per bias entry."""
+        return self.outputs + self.inputs + self.outputs * self.has_bias
+
+
+class AdaptationCoefficients(NamedTuple):
+    """Coefficients of one layer, for one drift ``(width,)`` or a batch of them ``(B, width)``."""
+
+    beta: Tensor
+    """Row (output) scales."""
+    alpha: Tensor
+    """Column (input) scales."""
+    gamma: Tensor | None
+    """Shift of the bias; None for a layer without."""
+
+
+class GeneratorGroup(nn.Module):
+    r"""The bottleneck that a group of layers shares (eq. 3 and 4, with the code's shift and offsets).
+
+    .. math::
+        h_l = \sigma(W_1 \delta + b_l), \qquad
+        [\beta_l; \alpha_l; \gamma_l] = W_2 h_l + o_l + [1; 1; 0]
+
+    :math:`W_1, W_2` belong to the group, :math:`b_l, o_l` to each layer. :math:`W_2 = 0` and :math:`o = 0` at the start:
+    the adapted network is the given one.
+
+    Args:
+        shapes: of the layers, which must have the same width.
+        concept_dim: :math:`d_c`.
+        bottleneck_dim: :math:`r`.
+    """
+
+    def __init__(self, shapes: Mapping[str, LayerShape], concept_dim: int, bottleneck_dim: int) -> None:
+        super().__init__()
+        self.shapes = dict(shapes)
+        (width,) = {shape.width for shape in shapes.values()}
+        bound = 1 / math.sqrt(concept_dim)
+        self.down = nn.Linear(concept_dim, bottleneck_dim, bias=False)
+        self.bias = nn.Parameter(torch.empty(len(shapes), bottleneck_dim).uniform_(-bound, bound))
+        self.up = nn.Linear(bottleneck_dim, width, bias=False)
+        nn.init.zeros_(self.up.weight)
+        self.offset = nn.Parameter(torch.zeros(len(shapes), width))
+        ones = [[1.0] * (s.outputs + s.inputs) + [0.0] * (s.width - s.outputs - s.inputs) for s in shapes.values()]
+        self.register_buffer("start", torch.tensor(ones), persistent=False)
+
+    def forward(self, drift: Tensor) -> Tensor:
+        """Coefficients (..., layers, width) for drifts (..., d_c)."""
+        hidden = torch.sigmoid(self.down(drift).unsqueeze(-2) + self.bias)
+        return self.up(hidden) + self.start + self.offset
+
+    def split(self, coefficients: Tensor) -> dict[str, AdaptationCoefficients]:
+        """Coefficients (..., layers, width) by layer: rows, columns, then the bias."""
+        found = {}
+        for i, (name, (outputs, inputs, has_bias)) in enumerate(self.shapes.items()):
+            row = coefficients[..., i, :]
+            gamma = row[..., outputs + inputs :] if has_bias else None
+            found[name] = AdaptationCoefficients(row[..., :outputs], row[..., outputs : outputs + inputs], gamma)
+        return found
+
+
+class AdaptationGenerator(nn.Module):
+    """One `GeneratorGroup` for all layers with the same last name and the same width.
+
+    Args:
+        shapes: of the adapted layers, by qualified name such as ``blocks.0.first.conv``.
+        concept_dim: :math:`d_c`.
+        bottleneck_dim: :math:`r`.
+        share: False gives every layer a bottleneck of its own (``individual_generator`` of the official code).
+
+    Implementation notes:
+        * Unrelated layers of equal name and width share a bottleneck: so does the official code, and so does the paper
+          intend for repeated blocks.
+        * The offsets are an addition of the official code.
+    """
+
+    def __init__(
+        self, shapes: Mapping[str, LayerShape], *, concept_dim: int, bottleneck_dim: int, share: bool = True
+    ) -> None:
+        super().__init__()
+        members: dict[tuple[str, int] | str, dict[str, LayerShape]] = {}
+        for name, shape in shapes.items():
+            key = (name.rpartition(".")[2], shape.width) if share else name
+            members.setdefault(key, {})[name] = shape
+        self.groups = nn.ModuleList(GeneratorGroup(group, concept_dim, bottleneck_dim) for group in members.values())
+
+    def forward(self, drift: Tensor) -> dict[str, AdaptationCoefficients]:
+        """Coefficients of every layer for drifts (d_c,) or (B, d_c)."""
+        found: dict[str, AdaptationCoefficients] = {}
+        for group in self.groups:
+            found |= group.split(group(drift))  # ty: ignore[call-non-callable]
+        return found
+
+    def offsets(self) -> list[nn.Parameter]:
+        """The offsets :math:`o_l`, which keep learning online."""
+        return [group.offset for group in self.groups]  # ty: ignore[invalid-return-type]
+
+
+def generator_size(shapes: Mapping[str, LayerShape], *, concept_dim: int, bottleneck_dim: int) -> int:
+    r"""Parameters of a shared generator: :math:`\sum_g r d_c + n_g r + r m_g + n_g m_g` over groups of :math:`n_g` layers
+    and width :math:`m_g`.
+
+    Example:
+        >>> generator_size({"linear": LayerShape(24, 336, True)}, concept_dim=50, bottleneck_dim=32)
+        14304
+    """
+    counts: dict[tuple[str, int], int] = {}
+    for name, shape in shapes.items():
+        key = (name.rpartition(".")[2], shape.width)
+        counts[key] = counts.get(key, 0) + 1
+    return sum(
+        bottleneck_dim * (concept_dim + n + width) + n * width for (_, width), n in counts.items()
+    )
