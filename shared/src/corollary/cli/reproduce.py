@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from corollary.cli.choices import choose, split
+from corollary.cli.choices import choose, split, whole_number
 from corollary.cli.errors import UsageError, as_usage_error
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ class Reproduce:
 
         if not self.slugs:
             raise UsageError("reproduce needs a paper; `corollary list` names them")
-        workers = self._workers()
+        workers = whole_number("--workers", self.workers)
         budget = choose(Budget, self.budget)
         levels = [choose(Level, word) for word in split(self.level)]
         claims = split(self.claim)
@@ -61,13 +61,6 @@ class Reproduce:
                 if self.record:
                     recorded_folder(chosen, budget)
         return max(self._reproduce(chosen, budget, levels, claims, workers) for chosen in papers)
-
-    def _workers(self) -> int | None:
-        if self.workers == "auto":
-            return None
-        if not self.workers.isdecimal() or int(self.workers) < 1:
-            raise UsageError(f"--workers must be a whole number from 1 on, or auto, got {self.workers!r}")
-        return int(self.workers)
 
     def _reproduce(
         self, paper: "Paper", budget: "Budget", levels: "list[Level]", claims: list[str], workers: int | None

@@ -41,6 +41,8 @@ def generate(root: Path) -> dict[Path, str]:
         PaperLoadError: A package cannot be imported.
         OSError: A file with markers cannot be read.
     """
+    from corollary import benchmarks  # here, since these use this module
+
     recorded = [(paper(slug), folder) for slug, folder in installed_packages(root).items()]
     results = {item.slug: recorded_results(item, folder / "results") for item, folder in recorded}
     links = {item.slug: f"{folder.relative_to(root).as_posix()}/" for item, folder in recorded}
@@ -57,7 +59,7 @@ def generate(root: Path) -> dict[Path, str]:
         page = root / "docs" / "papers" / f"{item.slug}.md"
         images = [f"../../{plot.relative_to(root).as_posix()}" for plot in plots]
         texts[page] = paper_page(item, folder.relative_to(root), results[item.slug], images)
-    return texts
+    return texts | benchmarks.pages(root)
 
 
 def installed_packages(root: Path) -> dict[str, Path]:

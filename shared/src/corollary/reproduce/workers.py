@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
@@ -178,7 +178,7 @@ class Workers:
             news = [_outcome(running.pop(future), future) for future in ended - broken]
             if broken:
                 news += self._after_crash(running, waiting)
-            news += self._doomed(waiting, outcomes | {outcome.job.name: outcome for outcome in news})
+            news += never_to_start(waiting, outcomes | {outcome.job.name: outcome for outcome in news})
             for outcome in news:
                 self._suspects.discard(outcome.job.name)
                 waiting.pop(outcome.job.name, None)
@@ -211,19 +211,6 @@ class Workers:
         ready.sort(key=lambda job: not job.urgent)
         return ready[: self.count - len(running)]
 
-    def _doomed(self, waiting: dict[str, Job], outcomes: dict[str, Outcome]) -> list[Outcome]:
-        """Outcomes of the waiting jobs that will never start, since something they need has failed."""
-        doomed: list[Outcome] = []
-        failed = {name: outcome for name, outcome in outcomes.items() if outcome.error is not None}
-        for job in waiting.values():  # in order, so that what a doomed job would have fed is doomed as well
-            causes = [failed[name] for name in job.needs if name in failed]
-            if causes:
-                cause = causes[0]
-                passed_on = cause.error if not cause.started else f"{cause.job.label}: {cause.error}"
-                failed[job.name] = Outcome(job=job, error=passed_on, started=False)
-                doomed.append(failed[job.name])
-        return doomed
-
     def _submit(self, job: Job) -> "Future[Any]":
         with interrupts_held_back():
             if self._executor is None:
@@ -232,7 +219,7 @@ class Workers:
                 self._executor = ProcessPoolExecutor(
                     max_workers=self.count, initializer=_begin, initargs=(os.getpid(),), env=ONE_THREAD
                 )
-            return self._executor.submit(_work, job)
+            return self._executor.submit(work, job)
 
     def _after_crash(self, running: dict[Future[Any], Job], waiting: dict[str, Job]) -> list[Outcome]:
         """Put the jobs of a dead pool back, on their own this time; one that was on its own has failed."""
@@ -249,11 +236,33 @@ class Workers:
         return failed
 
 
+def never_to_start(waiting: Mapping[str, Job], outcomes: Mapping[str, Outcome]) -> list[Outcome]:
+    """Outcomes of the waiting jobs that will never start, since something they need has failed."""
+    doomed: list[Outcome] = []
+    failed = {name: outcome for name, outcome in outcomes.items() if outcome.error is not None}
+    for job in waiting.values():  # in order, so that what a doomed job would have fed is doomed as well
+        causes = [failed[name] for name in job.needs if name in failed]
+        if causes:
+            cause = causes[0]
+            passed_on = cause.error if not cause.started else f"{cause.job.label}: {cause.error}"
+            failed[job.name] = Outcome(job=job, error=passed_on, started=False)
+            doomed.append(failed[job.name])
+    return doomed
+
+
 def _outcome(job: Job, future: "Future[Any]") -> Outcome:
     error = future.exception()
     if error is not None:  # the job's arguments or its value cannot be sent between processes
         return Outcome(job=job, error=one_line(error))
-    value = future.result()
+    return outcome_of(job, future.result())
+
+
+def outcome_of(job: Job, value: Any) -> Outcome:
+    """The outcome of a job from what `work` returned.
+
+    Raises:
+        StorageError: The job could not write its files.
+    """
     if isinstance(value, _Failure):
         if value.fatal:
             raise StorageError(f"{job.label}: {value.line}")
@@ -273,7 +282,8 @@ def _end_with(parent: int) -> None:
     os._exit(1)  # nothing to tell anybody; files are written in one step, locks end with the process
 
 
-def _work(job: Job) -> Any:
+def work(job: Job) -> Any:
+    """Make a job's call in this process: its value, or a description of its failure, for `outcome_of`."""
     with _output_to(job.log):
         try:
             return job.call(*job.arguments)

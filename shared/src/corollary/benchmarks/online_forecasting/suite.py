@@ -1,0 +1,86 @@
+"""The suite `online-forecasting`: methods on one protocol, over data sets, backbones and horizons."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from corollary.benchmarks.online_forecasting import page, rows
+from corollary.benchmarks.online_forecasting.budgets import BASELINE
+from corollary.benchmarks.suite import Content, Selection, Suite
+from corollary.runs import RunRecord, RunStore
+
+if TYPE_CHECKING:
+    from corollary.benchmarks.online_forecasting.plan import OnlinePlan
+
+CAPTION = (
+    "MSE and MAE: standardised scale, mean over seeds (standard deviation). Intervals: over time, not over seeds or "
+    "series. Times: median of update and forecast, beside other runs."
+)
+
+
+class OnlineForecasting(Suite["OnlinePlan"]):
+    """See `budgets` for what runs, `page` for the protocol. Heavy imports wait until something runs."""
+
+    name: ClassVar[str] = "online-forecasting"
+    default_baseline: ClassVar[str] = BASELINE
+
+    def plan(self, selection: Selection) -> "OnlinePlan":
+        """Decide what runs."""
+        from corollary.benchmarks.online_forecasting.plan import make_plan
+
+        return make_plan(selection)
+
+    def measure(
+        self, plan: "OnlinePlan", store: RunStore, records: Mapping[str, RunRecord], errors: Mapping[str, str]
+    ) -> Content:
+        """Errors, differences and times of every setting."""
+        from corollary.benchmarks.online_forecasting.measured import measure
+
+        return measure(plan, store, records, errors)
+
+    def plot(self, plan: "OnlinePlan", content: Content, store: RunStore, folder: Path) -> list[str]:
+        """One figure per setting."""
+        from corollary.benchmarks.online_forecasting.plots import plot
+
+        return plot(plan, content, store, folder)
+
+    def show(self, content: Content, console: Console) -> None:
+        """One table per setting."""
+        for setting in content["settings"]:
+            console.print()
+            seeds = len(setting["seeds"])
+            sizes = f"{setting['origins']} origins, {seeds} seed{'s' * (seeds != 1)}, blocks of {setting['block']}"
+            console.print(Text.assemble((rows.title(setting), "bold"), (f"  ({sizes})", "dim")))
+            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
+            for i, name in enumerate(rows.columns(content)):
+                table.add_column(name, justify="right" if i else "left", overflow="fold")
+            for row in rows.rows(setting, content["baseline"]):
+                table.add_row(*map(Text, row))
+            console.print(table)
+            for remark in rows.remarks(setting):
+                console.print(Text(f"  {remark}", style="yellow"), soft_wrap=True)
+        console.print()
+        for name, why in content["not_run"].items():
+            console.print(Text(f"{name} not run: {why}", style="yellow"), soft_wrap=True)
+        console.print(Text(CAPTION, style="dim"), soft_wrap=True)
+
+    def page(self, content: Content) -> str:
+        """The page of a record."""
+        return page.page(content)
+
+    def failures(self, content: Content) -> list[str]:
+        """Methods whose runs failed."""
+        return [
+            f"{row['method']} on {rows.title(setting)}: {row['failed']}"
+            for setting in content["settings"]
+            for row in setting["rows"]
+            if "failed" in row
+        ]
+
+
+SUITE = OnlineForecasting()
