@@ -5,7 +5,7 @@ import platform
 import statistics
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -108,8 +108,11 @@ def peak_extra_bytes(call: Callable[[], object], device: str) -> int:
     return seen.peak
 
 
-def machine(device: str) -> dict[str, object]:
-    """Describe where and when the figures were taken."""
+KERNELS = ("../shared/src/corollary/kernels",)
+
+
+def machine(device: str, *, sources: Sequence[str] = KERNELS) -> dict[str, object]:
+    """Describe where and when the figures were taken, and from which commit of these sources and the benchmarks."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -131,7 +134,7 @@ def machine(device: str) -> dict[str, object]:
         triton_version = "absent"
     return {
         "date": date.today().isoformat(),
-        "commit": _commit(),
+        "commit": _commit(sources),
         "hardware": hardware,
         "driver": driver,
         "cores": os.cpu_count(),
@@ -143,13 +146,13 @@ def machine(device: str) -> dict[str, object]:
     }
 
 
-def _commit() -> str:
+def _commit(sources: Sequence[str]) -> str:
     here = Path(__file__).parent
     git = ["git", "-C", str(here)]
     try:
         head = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=False)
-        sources = ["../shared/src/corollary/kernels", *(path.name for path in here.glob("*.py"))]
-        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *sources], check=False, capture_output=True)
+        watched = [*sources, *(path.name for path in here.glob("*.py"))]
+        changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", *watched], check=False, capture_output=True)
     except FileNotFoundError:
         return "unknown"
     if head.returncode:
