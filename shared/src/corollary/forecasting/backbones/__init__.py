@@ -26,11 +26,25 @@ def _tcn(problem: Problem) -> nn.Module:
     return RevIN(TCN(problem.values.shape[1], problem.horizon, problem.variates), problem.variates)
 
 
+def _patchtst(problem: Problem) -> nn.Module:
+    from corollary.forecasting.backbones.patchtst import patchtst  # needs transformers
+
+    return patchtst(problem)
+
+
+def _itransformer(problem: Problem) -> nn.Module:
+    from corollary.forecasting.backbones.itransformer import itransformer
+
+    return itransformer(problem)
+
+
 BACKBONES = {
     "linear": Backbone(lambda p: Linear(p.lookback, p.horizon, p.variates)),
     "nlinear": Backbone(lambda p: NLinear(p.lookback, p.horizon, p.variates)),
     "dlinear": Backbone(lambda p: DLinear(p.lookback, p.horizon, p.variates)),
     "tcn": Backbone(_tcn, calendar=True),
+    "patchtst": Backbone(_patchtst),
+    "itransformer": Backbone(_itransformer, calendar=True),
 }
 
 
