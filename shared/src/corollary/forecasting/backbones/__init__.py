@@ -5,12 +5,13 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from corollary.forecasting.backbones.fsnet import FSNet, make_fsnet
 from corollary.forecasting.backbones.linear import DLinear, Linear, NLinear, RevIN
 from corollary.forecasting.backbones.tcn import TCN
 from corollary.forecasting.problem import Problem
 from corollary.papers.matching import unknown
 
-__all__ = ["BACKBONES", "TCN", "Backbone", "DLinear", "Linear", "NLinear", "RevIN", "make_backbone"]
+__all__ = ["BACKBONES", "TCN", "Backbone", "DLinear", "FSNet", "Linear", "NLinear", "RevIN", "make_backbone"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,10 @@ class Backbone:
 
 def _tcn(problem: Problem) -> nn.Module:
     return RevIN(TCN(problem.values.shape[1], problem.horizon, problem.variates), problem.variates)
+
+
+def _fsnet(problem: Problem) -> nn.Module:
+    return make_fsnet(problem.values.shape[1], problem.horizon, problem.variates)
 
 
 def _patchtst(problem: Problem) -> nn.Module:
@@ -43,6 +48,8 @@ BACKBONES = {
     "nlinear": Backbone(lambda p: NLinear(p.lookback, p.horizon, p.variates)),
     "dlinear": Backbone(lambda p: DLinear(p.lookback, p.horizon, p.variates)),
     "tcn": Backbone(_tcn, calendar=True),
+    "fsnet": Backbone(_fsnet, calendar=True),
+    "fsnet-plain": Backbone(_fsnet),
     "patchtst": Backbone(_patchtst),
     "itransformer": Backbone(_itransformer, calendar=True),
 }
