@@ -12,6 +12,8 @@ from corollary.forecasting.experiment import OnlineMethod, Setting
 from corollary.forecasting.problem import Problem
 from corollary.runs import Run, RunStore
 
+SYMMETRISE_EVERY = 64
+"""Updates after which the matrix P of `OnlineRidge` is made symmetric again."""
 CHUNK = 256
 """Windows that `OnlineRidge.fit` holds in double precision at a time."""
 
@@ -60,6 +62,7 @@ class OnlineRidge:
         """P, (L, L)."""
         self.weight = torch.zeros(lookback, horizon, dtype=torch.float64)
         """W, (L, H); its last row is the intercept."""
+        self.updates = 0
 
     def fit(self, x: Tensor, y: Tensor) -> None:
         """Learn from many pairs at once, oldest first: the same as `update` on each in turn, but in one solution.
@@ -81,8 +84,9 @@ class OnlineRidge:
             precision += features.mT @ features
             moment += features.mT @ targets
         factor = torch.linalg.cholesky(precision)
-        self.covariance = torch.cholesky_inverse(factor)
-        self.weight = torch.cholesky_solve(moment, factor)
+        # One layout in memory, whatever came before: sums are rounded in its order.
+        self.covariance = torch.cholesky_inverse(factor).contiguous()
+        self.weight = torch.cholesky_solve(moment, factor).contiguous()
 
     def prepare(self, stream: Stream, origins: Sequence[int]) -> None:
         """Walk through history: at each of ``origins``, learn from the pair just complete."""
@@ -101,6 +105,10 @@ class OnlineRidge:
         errors = torch.linalg.solve_triangular(factor, targets - features @ self.weight, upper=False)
         self.weight.addmm_(basis.mT, errors)
         self.covariance.addmm_(basis.mT, basis, beta=1 / self.forgetting, alpha=-1 / self.forgetting)
+        self.updates += 1
+        if self.updates % SYMMETRISE_EVERY == 0:
+            # Data never correct an antisymmetric part: left alone, rounding errors would grow by 1 / f every step.
+            self.covariance = (self.covariance + self.covariance.mT) / 2
 
     def predict(self, x: Tensor) -> Tensor:
         """Forecast (H, N) from (L, N + C), in the dtype of the window."""
@@ -108,13 +116,14 @@ class OnlineRidge:
         return (self._features(x) @ self.weight).mT.to(x.dtype) + last
 
     def state_dict(self) -> dict[str, Any]:
-        """The solution and the matrix that carries it on."""
-        return {"covariance": self.covariance, "weight": self.weight}
+        """The solution, the matrix that carries it on, and the number of updates."""
+        return {"covariance": self.covariance, "weight": self.weight, "updates": self.updates}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore both."""
+        """Restore all three."""
         self.covariance.copy_(state["covariance"])
         self.weight.copy_(state["weight"])
+        self.updates = int(state["updates"])
 
     def _rows(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Features (..., N, L) and targets (..., N, H) of pairs."""
