@@ -13,16 +13,24 @@ from corollary.forecasting.experiment import (
     pretrained,
     read_result,
 )
-from corollary.forecasting.fitting import FitConfig, FitHistory, fit, make_optimizer, set_rate
+from corollary.forecasting.fitting import FitConfig, FitHistory, fit, make_optimizer, narrowed, set_rate
+from corollary.forecasting.naive import Persistence, SeasonalNaive
 from corollary.forecasting.online import Frozen, OnlineGD, restore_streaming_state, streaming_state
 from corollary.forecasting.problem import Problem, Split, StandardScaler, Windows, chronological_split, make_problem
+from corollary.forecasting.replay import ER, DERpp
+from corollary.forecasting.ridge import OnlineRidge
+from corollary.forecasting.selection import Selection
 from corollary.forecasting.settings import SYNTHETIC_SETTING, make_setting, published
+from corollary.forecasting.solid import SOLID, SOLIDpp
 from corollary.forecasting.synthetic import SwitchingLevels, switching_levels
 
 __all__ = [
     "BACKBONES",
+    "ER",
+    "SOLID",
     "SYNTHETIC_SETTING",
     "TCN",
+    "DERpp",
     "DLinear",
     "FitConfig",
     "FitHistory",
@@ -32,9 +40,14 @@ __all__ = [
     "Online",
     "OnlineGD",
     "OnlineMethod",
+    "OnlineRidge",
+    "Persistence",
     "Pretrain",
     "Problem",
     "RevIN",
+    "SOLIDpp",
+    "SeasonalNaive",
+    "Selection",
     "Setting",
     "Split",
     "StandardScaler",
@@ -49,6 +62,7 @@ __all__ = [
     "make_setting",
     "method_class",
     "method_names",
+    "narrowed",
     "prepare_online",
     "pretrained",
     "published",
