@@ -1,11 +1,14 @@
 """Jobs on a Ray cluster, through joblib: the same jobs as `corollary.reproduce.workers`, without live bars."""
 
+import contextlib
+import os
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from corollary.reproduce.workers import Job, Outcome, never_to_start, one_torch_thread, outcome_of, work
+from corollary.reproduce.workers import ONE_THREAD, Job, Outcome, never_to_start, one_torch_thread, outcome_of, work
 
 
 @dataclass
@@ -80,5 +83,6 @@ def ray_pool() -> Callable[..., JoblibWorkers]:
 
 
 def _named(job: Job) -> tuple[str, Any]:
-    with one_torch_thread():
+    os.environ.update(ONE_THREAD)  # torch reads it when it is imported; a process that has it already is told
+    with one_torch_thread() if "torch" in sys.modules else contextlib.nullcontext():
         return job.name, work(job)

@@ -37,8 +37,8 @@ CONCLUSIONS = f"""\
 
 PLOTS = """\
 In each plot: forecasts of the last variate, *H* steps ahead, around the largest change of its level, first seed; the
-squared error summed over time minus that of the baseline, mean over seeds (down is better; persistence and
-seasonal-naive may leave the frame); and, for methods that report one, the norm of their drift."""
+squared error summed over time minus that of the baseline, mean over seeds (down is better; methods that learn nothing
+may leave the frame); and, for methods that report one, the norm of their drift."""
 
 
 def page(content: Mapping[str, Any]) -> str:

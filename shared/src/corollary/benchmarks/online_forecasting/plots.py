@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 STYLES = ("-", "--", "-.", ":")
 TRUTH = "#000000"
-NAIVE = ("persistence", "seasonal-naive")
-"""They do not decide how far the axis of the race reaches."""
+REFERENCES = ("persistence", "seasonal-naive", "frozen")
+"""They learn nothing, and do not decide how far the axis of the race reaches."""
 DRIFT_TRACE = "drift_norm"
 SHOWN = 3
 """Forecasters beside the truth in the first panel."""
@@ -130,7 +130,7 @@ def _race(
     for name, values in races.items():
         axes.plot(origins, values, linewidth=1.4, label=name, **looks[name])
     axes.axhline(0.0, color=TRUTH, linewidth=1.0)
-    deciding = [values for name, values in races.items() if name not in NAIVE and np.isfinite(values).all()]
+    deciding = [values for name, values in races.items() if name not in REFERENCES and np.isfinite(values).all()]
     if deciding:
         low, high = min(0.0, *(v.min() for v in deciding)), max(0.0, *(v.max() for v in deciding))
         margin = 0.06 * max(high - low, 1e-9)
