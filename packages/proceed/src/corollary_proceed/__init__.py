@@ -1,6 +1,6 @@
 """Proactive model adaptation against concept drift in online time-series forecasting (arXiv:2412.08435)."""
 
-from corollary_proceed.adaptation import adaptable_layers, merge, merged_forward, scaled_forward
+from corollary_proceed.adaptation import MergedLayers, adaptable_layers, merge, scaled_forward
 from corollary_proceed.concepts import ConceptEncoder, clip_norm
 from corollary_proceed.forecaster import ProceedForecaster
 from corollary_proceed.generator import (
@@ -20,6 +20,7 @@ __all__ = [
     "ConceptEncoder",
     "GeneratorGroup",
     "LayerShape",
+    "MergedLayers",
     "Proceed",
     "ProceedConfig",
     "ProceedForecaster",
@@ -29,7 +30,6 @@ __all__ = [
     "clip_norm",
     "generator_size",
     "merge",
-    "merged_forward",
     "scaled_forward",
     "tune",
 ]

@@ -3,15 +3,16 @@
 Both ways compute the same function; the given modules stay as they are, in place and in type.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary_proceed.generator import AdaptationCoefficients, LayerShape
+from corollary_proceed.generator import AdaptationCoefficients, AdaptationGenerator, LayerShape
 
 AdaptedLayer = nn.Linear | nn.Conv1d
 
@@ -64,32 +65,124 @@ def merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> tuple[Te
     Returns:
         The merged weight, shaped as the layer's, and the merged bias.
     """
-    beta, alpha, gamma = coefficients
-    weight = layer.weight
+    weight = layer.weight * _mask(layer, coefficients)
+    bias, gamma = layer.bias, coefficients.gamma
+    return weight, bias + gamma if bias is not None and gamma is not None else None
+
+
+def _mask(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> Tensor:
+    """The rank-one mask in the shape of the layer's weight, kernel positions as one."""
+    beta, alpha, _ = coefficients
+    if isinstance(layer, nn.Linear):
+        return torch.outer(beta, alpha)
+    if layer.groups == 1:
+        return torch.outer(beta, alpha).unsqueeze(-1)
+    columns = alpha.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, 0)
+    return (beta.unsqueeze(-1) * columns).unsqueeze(-1)
+
+
+class MergedLayers:
+    """A network that is run with merged weights for its adapted layers.
+
+    Args:
+        network: the backbone.
+        layers: its adapted layers, by name.
+        generator: whose groups of coefficients the layers take theirs from.
+    """
+
+    def __init__(
+        self, network: nn.Module, layers: Mapping[str, AdaptedLayer], generator: AdaptationGenerator
+    ) -> None:
+        self.network = network
+        self._rows = [
+            _Row(matrix, row, group.parts(name), layers[name])
+            for matrix, group in enumerate(generator.groups)
+            for row, name in enumerate(group.shapes)  # ty: ignore[invalid-argument-type]
+        ]
+
+    def merge(self, matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+        """Weight and bias of every layer from the coefficients (layers, width) of every group."""
+        return [merge(row.layer, row.coefficients(matrices)) for row in self._rows]
+
+    def run(self, merged: Sequence[tuple[Tensor, Tensor | None]], x: Tensor) -> Tensor:
+        """Run the network on any batch with these weights and biases in the place of its own."""
+        given = [(row.layer._parameters, row.layer.weight, row.layer.bias) for row in self._rows]
+        try:
+            # torch.func.functional_call does the same, but walks through all parameters at every call
+            for (parameters, _, _), (weight, bias) in zip(given, merged, strict=True):
+                parameters["weight"] = weight  # ty: ignore[invalid-assignment]
+                if bias is not None:
+                    parameters["bias"] = bias  # ty: ignore[invalid-assignment]
+            return self.network(x)
+        finally:
+            for parameters, weight, bias in given:
+                parameters["weight"], parameters["bias"] = weight, bias
+
+    @torch.no_grad()
+    def pull_back(
+        self, matrices: Sequence[Tensor], gradients: Sequence[tuple[Tensor | None, Tensor | None]]
+    ) -> list[Tensor]:
+        r"""The chain rule of `merge` in closed form: sets the gradients of the layers' weights, returns those of the
+        coefficients.
+
+        .. math::
+            \frac{\partial}{\partial\theta} = (\beta\alpha^\top) \odot G, \quad
+            \frac{\partial}{\partial\beta_o} = \sum_i \alpha_i (G \odot \theta)_{oi}, \quad
+            \frac{\partial}{\partial\alpha_i} = \sum_o \beta_o (G \odot \theta)_{oi}, \quad
+            \frac{\partial}{\partial\gamma} = \frac{\partial}{\partial\hat b}
+
+        with :math:`G = \partial / \partial\hat\theta`, summed over kernel positions for the scales. An online step is
+        so short that a graph of a dozen small nodes a layer would cost more than the layers themselves.
+
+        Args:
+            matrices: the coefficients that were merged.
+            gradients: of the merged weights and biases, in the order of `merge`; None where there is none.
+
+        Returns:
+            Gradients of ``matrices``.
+        """
+        found = [torch.zeros_like(matrix) for matrix in matrices]  # a layer that was not run has none
+        for row, (gradient, shift) in zip(self._rows, gradients, strict=True):
+            coefficients, target = row.coefficients(matrices), row.coefficients(found)
+            if gradient is not None:
+                weight = row.layer.weight
+                if weight.requires_grad:
+                    weight.grad = gradient * _mask(row.layer, coefficients)
+                _scale_gradients(row.layer, coefficients, gradient * weight, target)
+            if target.gamma is not None and shift is not None:
+                target.gamma.copy_(shift)
+        return found
+
+
+class _Row(NamedTuple):
+    """Where the coefficients of a layer stand."""
+
+    matrix: int
+    row: int
+    parts: tuple[slice, slice, slice | None]
+    layer: AdaptedLayer
+
+    def coefficients(self, matrices: Sequence[Tensor]) -> AdaptationCoefficients:
+        own = matrices[self.matrix][self.row]
+        beta, alpha, gamma = self.parts
+        return AdaptationCoefficients(own[beta], own[alpha], None if gamma is None else own[gamma])
+
+
+def _scale_gradients(
+    layer: AdaptedLayer, coefficients: AdaptationCoefficients, product: Tensor, target: AdaptationCoefficients
+) -> None:
+    """Write the gradients of the scales, from G * theta."""
+    beta, alpha, _ = coefficients
     if isinstance(layer, nn.Conv1d):
-        if layer.groups > 1:
-            columns = alpha.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, 0)
-            mask = beta.unsqueeze(-1) * columns
-        else:
-            mask = torch.outer(beta, alpha)
-        merged = weight * mask.unsqueeze(-1)
-    else:
-        merged = weight * torch.outer(beta, alpha)
-    return merged, layer.bias + gamma if layer.bias is not None and gamma is not None else None
-
-
-def merged_forward(
-    network: nn.Module, layers: Mapping[str, AdaptedLayer], coefficients: Mapping[str, AdaptationCoefficients], x: Tensor
-) -> Tensor:
-    """Run the network with the weights merged for one drift; any batch of inputs."""
-    replaced: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        prefix = f"{name}." if name else ""
-        weight, bias = merge(layer, coefficients[name])
-        replaced[f"{prefix}weight"] = weight
-        if bias is not None:
-            replaced[f"{prefix}bias"] = bias
-    return torch.func.functional_call(network, replaced, (x,))
+        product = product.sum(-1)
+        if layer.groups > 1:  # (groups, rows of a group, columns of a group)
+            product = product.unflatten(0, (layer.groups, -1))
+            beta, alpha = beta.view(layer.groups, -1), alpha.view(layer.groups, -1)
+            target.beta.copy_((product * alpha.unsqueeze(1)).sum(-1).flatten())
+            target.alpha.copy_((product * beta.unsqueeze(-1)).sum(1).flatten())
+            return
+    torch.mv(product, alpha, out=target.beta)
+    torch.mv(product.mT, beta, out=target.alpha)
 
 
 def scaled_forward(

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from corollary.evaluation.prequential import Stream
-from corollary.forecasting import OnlineGD
+from corollary.forecasting import OnlineGD, narrowed
 from corollary_proceed.model import Proceed
 
 
@@ -29,7 +29,8 @@ class ProceedForecaster(OnlineGD):
 
     Args:
         model: tuned, for example by `corollary_proceed.tune`.
-        optimizer: over its parameters, with the online rate; parameters that are frozen have no gradient and stay.
+        optimizer: over its parameters, with the online rate. Online, an optimiser over what still learns goes on with
+            its moments.
         learn_offsets: False keeps the generator's offsets fixed online (a control).
         validation_pass: what `prepare` does at each pair.
 
@@ -51,8 +52,9 @@ class ProceedForecaster(OnlineGD):
             )
         super().__init__(model, optimizer)
         self.model: Proceed = model
+        self._whole_optimizer = optimizer
         self.learn_offsets, self.validation_pass = learn_offsets, validation_pass
-        self._drift_norm: Tensor | None = None
+        self._drift: Tensor | None = None
         self._go_online()
 
     def prepare(self, stream: Stream, origins: Sequence[int]) -> None:
@@ -63,6 +65,7 @@ class ProceedForecaster(OnlineGD):
         releases it: the official code goes on into labels that reach H - 1 rows into the test rows, this does not.
         """
         model = self.model
+        self.optimizer = self._whole_optimizer
         for origin in origins:
             recent, current = origin - stream.delay, origin
             if stream.released(recent):
@@ -79,21 +82,31 @@ class ProceedForecaster(OnlineGD):
         self.model.set_reference(x, y)
         return value
 
+    def update(self, x: Tensor, y: Tensor) -> None:
+        """One step of backbone and offsets, then the pair is the reference."""
+        self.train(True)
+        self.optimizer.zero_grad()
+        self.model.online_loss_gradients(x, y)
+        self.optimizer.step()
+        self.model.set_reference(x, y)
+
     def predict(self, x: Tensor) -> Tensor:
         """Adapt to the window and forecast (H, N)."""
         self.train(False)
         with torch.no_grad():
             window = x.unsqueeze(0)
             drift = self.model.drift(window)
-            self._drift_norm = torch.linalg.vector_norm(drift)
+            self._drift = drift
             return self.model(window, drift).squeeze(0)
 
     def observe(self) -> Mapping[str, float]:
         """The norm of the drift that the last forecast was adapted to."""
-        return {} if self._drift_norm is None else {"drift_norm": float(self._drift_norm)}
+        return {} if self._drift is None else {"drift_norm": float(torch.linalg.vector_norm(self._drift))}
 
     def _go_online(self) -> None:
         self.model.freeze_generator()
         if not self.learn_offsets:
             for offset in self.model.generator.offsets():
                 offset.requires_grad_(False)
+        learning = (parameter for parameter in self.model.online_parameters() if parameter.requires_grad)
+        self.optimizer = narrowed(self._whole_optimizer, learning)

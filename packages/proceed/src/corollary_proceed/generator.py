@@ -1,7 +1,7 @@
 """From a drift to the coefficients that scale the rows and columns of every adapted layer."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -64,16 +64,22 @@ class GeneratorGroup(nn.Module):
     def forward(self, drift: Tensor) -> Tensor:
         """Coefficients (..., layers, width) for drifts (..., d_c)."""
         hidden = torch.sigmoid(self.down(drift).unsqueeze(-2) + self.bias)
-        return self.up(hidden) + self.start + self.offset
+        return self.up(hidden) + (self.start + self.offset)
+
+    def parts(self, name: str) -> tuple[slice, slice, slice | None]:
+        """Where beta, alpha and gamma of a layer stand in its coefficients: rows, columns, then the bias."""
+        outputs, inputs, has_bias = self.shapes[name]
+        gamma = slice(outputs + inputs, 2 * outputs + inputs) if has_bias else None
+        return slice(0, outputs), slice(outputs, outputs + inputs), gamma
 
     def split(self, coefficients: Tensor) -> dict[str, AdaptationCoefficients]:
-        """Coefficients (..., layers, width) by layer: rows, columns, then the bias."""
-        found = {}
-        for i, (name, (outputs, inputs, has_bias)) in enumerate(self.shapes.items()):
-            row = coefficients[..., i, :]
-            gamma = row[..., outputs + inputs :] if has_bias else None
-            found[name] = AdaptationCoefficients(row[..., :outputs], row[..., outputs : outputs + inputs], gamma)
-        return found
+        """Coefficients (..., layers, width) by layer."""
+        return {
+            name: AdaptationCoefficients(
+                *(None if part is None else coefficients[..., row, part] for part in self.parts(name))
+            )
+            for row, name in enumerate(self.shapes)
+        }
 
 
 class AdaptationGenerator(nn.Module):
@@ -101,11 +107,15 @@ class AdaptationGenerator(nn.Module):
             members.setdefault(key, {})[name] = shape
         self.groups = nn.ModuleList(GeneratorGroup(group, concept_dim, bottleneck_dim) for group in members.values())
 
-    def forward(self, drift: Tensor) -> dict[str, AdaptationCoefficients]:
-        """Coefficients of every layer for drifts (d_c,) or (B, d_c)."""
+    def forward(self, drift: Tensor) -> list[Tensor]:
+        """Coefficients (..., layers, width) of every group for drifts (..., d_c)."""
+        return [group(drift) for group in self.groups]
+
+    def split(self, matrices: Sequence[Tensor]) -> dict[str, AdaptationCoefficients]:
+        """The same by layer."""
         found: dict[str, AdaptationCoefficients] = {}
-        for group in self.groups:
-            found |= group.split(group(drift))  # ty: ignore[call-non-callable]
+        for group, matrix in zip(self.groups, matrices, strict=True):
+            found |= group.split(matrix)  # ty: ignore[call-non-callable]
         return found
 
     def offsets(self) -> list[nn.Parameter]:

