@@ -1,14 +1,24 @@
-"""Jobs on a Ray cluster, through joblib: the same jobs as `corollary.reproduce.workers`, without live bars."""
+"""Jobs on a Ray cluster, through joblib: the same jobs as those of `corollary.reproduce.workers`."""
 
 import contextlib
 import os
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from corollary.reproduce.workers import ONE_THREAD, Job, Outcome, never_to_start, one_torch_thread, outcome_of, work
+from corollary.reproduce.workers import (
+    ONE_THREAD,
+    POLL_S,
+    Job,
+    Outcome,
+    never_to_start,
+    one_torch_thread,
+    outcome_of,
+    work,
+)
 
 
 @dataclass
@@ -21,8 +31,8 @@ class JoblibWorkers:
     Args:
         count: how many jobs run at the same time; -1 leaves it to the backend.
         on_start: called with each job when its round begins.
-        on_end: called with each outcome.
-        on_tick: called with the running jobs and the number of waiting ones whenever a job ends.
+        on_end: called with each outcome, when its round is over.
+        on_tick: called several times per second with the jobs of the round and the number of waiting ones.
         backend: a name that joblib knows.
     """
 
@@ -44,28 +54,45 @@ class JoblibWorkers:
         Raises:
             StorageError: A job could not write its files.
         """
-        from joblib import Parallel, delayed
-
         waiting = {job.name: job for job in jobs}
         outcomes: dict[str, Outcome] = {}
         while waiting:
             ready = [job for job in waiting.values() if all(name in outcomes for name in job.needs)]
             if not ready:
                 raise ValueError(f"{next(iter(waiting.values())).label} needs a job that is not among those given")
-            running = {job.name: job for job in ready}
             for job in ready:
                 del waiting[job.name]
                 self.on_start(job)
-            parallel = Parallel(n_jobs=self.count, backend=self.backend, return_as="generator_unordered")
-            for name, value in parallel(delayed(_named)(job) for job in ready):
-                news = [outcome_of(running.pop(name), value)]
-                news += never_to_start(waiting, outcomes | {name: news[0]})
-                for outcome in news:
-                    waiting.pop(outcome.job.name, None)
-                    outcomes[outcome.job.name] = outcome
-                    self.on_end(outcome)
-                self.on_tick(list(running.values()), len(waiting))
+            news = [outcome_of(job, value) for job, value in zip(ready, self._values(ready, len(waiting)), strict=True)]
+            news += never_to_start(waiting, outcomes | {outcome.job.name: outcome for outcome in news})
+            for outcome in news:
+                waiting.pop(outcome.job.name, None)
+                outcomes[outcome.job.name] = outcome
+                self.on_end(outcome)
         return outcomes
+
+    def _values(self, jobs: Sequence[Job], waiting: int) -> list[Any]:
+        """What `work` returns for each job. The calling thread looks at progress meanwhile, and can be interrupted."""
+        from joblib import Parallel, delayed
+
+        answers: list[Any] = []
+
+        def call() -> None:
+            try:
+                parallel = Parallel(n_jobs=self.count, backend=self.backend, batch_size=1)
+                answers.append(parallel(delayed(_alone)(job) for job in jobs))
+            except BaseException as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(POLL_S)
+            self.on_tick(jobs, waiting)
+        (answer,) = answers
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
 
 
 def ray_pool() -> Callable[..., JoblibWorkers]:
@@ -75,14 +102,18 @@ def ray_pool() -> Callable[..., JoblibWorkers]:
         ImportError: Ray is not installed; the message names the extra.
     """
     try:
+        import ray  # ty: ignore[import-not-found]
         from ray.util.joblib import register_ray  # ty: ignore[import-not-found]
     except ImportError as error:
         raise ImportError("--executor ray needs Ray: pip install 'corollary[ray]'") from error
+    if not ray.is_initialized():
+        # Here and not at the first call: a Ray that a thread starts ends with this thread.
+        ray.init(log_to_driver=False)
     register_ray()
     return partial(JoblibWorkers, backend="ray")
 
 
-def _named(job: Job) -> tuple[str, Any]:
+def _alone(job: Job) -> Any:
     os.environ.update(ONE_THREAD)  # torch reads it when it is imported; a process that has it already is told
     with one_torch_thread() if "torch" in sys.modules else contextlib.nullcontext():
-        return job.name, work(job)
+        return work(job)
