@@ -50,9 +50,12 @@ class Claim:
     paper: str = ""
     """The paper's own figure in words, for the table."""
     seeds: Mapping[Budget, tuple[int, ...]] = field(default_factory=dict)
-    """Seeds per budget. Level `exact` needs none and has seed 0."""
+    """Seeds per budget. Level `exact` needs none and has seed 0. A claim of level `paper` may leave out a budget that
+    cannot carry it, and is not run there."""
     runs: Callable[[Budget, int], Mapping[str, "Run"]] | None = None
     """The training runs that a measurement needs, by name."""
+    data: tuple[str, ...] = ()
+    """Registered data sets (`corollary.data`) that must be at hand; without one of them the claim is not run."""
     needs: str = ""
     """What it takes to run a claim whose `measure` is `None`, for example hardware and data."""
 
@@ -76,14 +79,16 @@ class Claim:
             return
         for budget in Budget:
             seeds = self.seeds.get(budget, ())
+            if not seeds and self.level is Level.PAPER and budget is not Budget.FULL:
+                continue
             if not seeds or len(set(seeds)) != len(seeds):
                 raise ValueError(f"{self.id}: budget {budget} needs distinct seeds, got {seeds}")
         if self.level is Level.SCALED and len(self.seeds[Budget.FULL]) < MIN_SEEDS:
             raise ValueError(f"{self.id}: budget full needs at least {MIN_SEEDS} seeds, got {self.seeds[Budget.FULL]}")
 
     def seeds_for(self, budget: Budget) -> tuple[int, ...]:
-        """The seeds that this claim is measured on."""
-        return tuple(self.seeds.get(budget, (0,)))
+        """The seeds that this claim is measured on; none where the budget cannot carry it."""
+        return tuple(self.seeds.get(budget, (0,) if self.level is Level.EXACT else ()))
 
     def runs_for(self, budget: Budget, seed: int) -> Mapping[str, "Run"]:
         """The runs that the measurement of one seed needs, by name."""

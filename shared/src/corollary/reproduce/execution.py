@@ -7,11 +7,11 @@ from pathlib import Path
 
 from corollary.papers import Budget, Claim, Level, Measurement, Paper, PlotInputs
 from corollary.reproduce.display import Display
-from corollary.reproduce.measuring import Measured, Provenance, find_provenance, judge, measure_seed, not_run
+from corollary.reproduce.measuring import Measured, Provenance, find_provenance, judge, lacking, measure_seed, not_run
 from corollary.reproduce.results import ClaimResult, write_result
 from corollary.reproduce.training import Interrupted, OutputError, Training, warnings_as_lines
 from corollary.reproduce.workers import Job, Outcome, one_line, one_torch_thread
-from corollary.runs import Progress, Run, RunStore
+from corollary.runs import Progress, Run, RunStore, with_requirements
 
 
 @dataclass(kw_only=True)
@@ -50,10 +50,12 @@ class Reproduction:
                 for claim in self.claims:
                     if claim.measure is not None and claim.level is Level.EXACT:
                         self._measure_exact(claim, provenance)
-                self._train_and_measure(provenance)
-                for claim in self.claims:
-                    if claim.measure is None:
-                        self._finish(not_run(self.paper, claim, self.budget))
+                others = [claim for claim in self.claims if claim.id not in self.results]
+                needs = {claim.id: self._lacking(claim) for claim in others}
+                self._train_and_measure([claim for claim in others if needs[claim.id] is None], provenance)
+                for claim in others:
+                    if claim.id not in self.results:
+                        self._finish(not_run(self.paper, claim, self.budget, needs=needs[claim.id]))
             results = [self.results[claim.id] for claim in self.claims]
             return results, *self._plot()
         except KeyboardInterrupt as interrupt:
@@ -72,8 +74,15 @@ class Reproduction:
         else:
             self._finish(judge(self.paper, claim, self.budget, measured, {}, provenance))
 
-    def _train_and_measure(self, provenance: Provenance) -> None:
-        claims = [claim for claim in self.claims if claim.measure is not None and claim.level is not Level.EXACT]
+    def _lacking(self, claim: Claim) -> str | None:
+        """What the claim lacks here; one that cannot even be asked fails, and the others go on."""
+        try:
+            return lacking(claim, self.budget)
+        except Exception as error:
+            self._finish(not_run(self.paper, claim, self.budget, error=one_line(error)))
+            return ""
+
+    def _train_and_measure(self, claims: list[Claim], provenance: Provenance) -> None:
         claims = [claim for claim in claims if self._ask_for_runs(claim)]
         named = [runs for claim in claims for runs in self.runs[claim.id].values()]
         jobs = self.training.plan(run for runs in named for run in runs.values())
@@ -129,9 +138,7 @@ class Reproduction:
         }
         required = {
             other.key: record
-            for named in self.runs[claim.id].values()
-            for run in named.values()
-            for other in run.requires()
+            for other in with_requirements(run for named in self.runs[claim.id].values() for run in named.values())
             if (record := complete.get(other.key) or self.training.store.find(other)) is not None
         }
         self._finish(judge(self.paper, claim, self.budget, measured, records, provenance, required=required))

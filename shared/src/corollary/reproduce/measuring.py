@@ -112,7 +112,31 @@ def judge(
     )
 
 
-def not_run(paper: Paper, claim: Claim, budget: Budget, *, error: str | None = None) -> ClaimResult:
+def lacking(claim: Claim, budget: Budget) -> str | None:
+    """What a claim would need to be measured on this budget, if it cannot be: a budget, data, or its own `needs`.
+
+    Raises:
+        ValueError: A data set is there and damaged, or its folder is named wrongly.
+    """
+    if claim.measure is None:
+        return claim.needs
+    if not claim.seeds_for(budget):
+        return f"budget {min((b for b in Budget if claim.seeds_for(b)), key=list(Budget).index)}"
+    if not claim.data:
+        return None
+    from corollary.data import DataUnavailable, fetch
+
+    try:
+        for name in claim.data:
+            fetch(name)
+    except DataUnavailable as error:
+        return f"the data: {error}"
+    return None
+
+
+def not_run(
+    paper: Paper, claim: Claim, budget: Budget, *, error: str | None = None, needs: str | None = None
+) -> ClaimResult:
     """The result of a claim that was not measured, with the reason."""
     return ClaimResult(
         paper=paper.slug,
@@ -124,5 +148,5 @@ def not_run(paper: Paper, claim: Claim, budget: Budget, *, error: str | None = N
         budget=budget,
         verdict=Verdict.NOT_RUN,
         error=error,
-        needs=claim.needs,
+        needs=claim.needs if needs is None else needs,
     )
