@@ -35,9 +35,9 @@ BORDER = SPLIT.validation - 1  # the first test origin
 STEPS = 20
 POISON = 1e6
 
-# Two of them once more with dropout and covariates.
-ON_TCN = ["gd", "solid++"]
-CASES = [(name, name if name in BACKBONES else "nlinear") for name in method_names()] + [(n, "tcn") for n in ON_TCN]
+CASES = [(name, name if name in BACKBONES else "nlinear") for name in method_names()]
+# Once more with dropout and covariates, and with batch normalisation.
+CASES += [("gd", "tcn"), ("solid++", "tcn"), ("er", "patchtst"), ("solid", "patchtst")]
 
 
 def tiny_problem(name: str, *, lookback: int, horizon: int, seed: int, with_calendar: bool) -> Problem:
