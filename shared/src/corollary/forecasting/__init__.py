@@ -1,6 +1,8 @@
 """Online forecasting: problems, backbones, methods on one protocol, and experiments as runs of the store."""
 
 from corollary.forecasting.backbones import BACKBONES, TCN, DLinear, Linear, NLinear, RevIN, make_backbone
+from corollary.forecasting.backbones.itransformer import ITransformer
+from corollary.forecasting.backbones.patchtst import PatchTST
 from corollary.forecasting.experiment import (
     Online,
     OnlineMethod,
@@ -14,11 +16,13 @@ from corollary.forecasting.experiment import (
     read_result,
 )
 from corollary.forecasting.fitting import FitConfig, FitHistory, fit, make_optimizer, narrowed, set_rate
+from corollary.forecasting.frames import LongSeries, from_long, to_long
 from corollary.forecasting.naive import Persistence, SeasonalNaive
 from corollary.forecasting.online import Frozen, OnlineGD, restore_streaming_state, streaming_state
 from corollary.forecasting.problem import Problem, Split, StandardScaler, Windows, chronological_split, make_problem
 from corollary.forecasting.replay import ER, DERpp
 from corollary.forecasting.ridge import OnlineRidge
+from corollary.forecasting.river import RiverForecaster
 from corollary.forecasting.selection import Selection
 from corollary.forecasting.settings import SYNTHETIC_SETTING, make_setting, published
 from corollary.forecasting.solid import SOLID, SOLIDpp
@@ -35,16 +39,20 @@ __all__ = [
     "FitConfig",
     "FitHistory",
     "Frozen",
+    "ITransformer",
     "Linear",
+    "LongSeries",
     "NLinear",
     "Online",
     "OnlineGD",
     "OnlineMethod",
     "OnlineRidge",
+    "PatchTST",
     "Persistence",
     "Pretrain",
     "Problem",
     "RevIN",
+    "RiverForecaster",
     "SOLIDpp",
     "SeasonalNaive",
     "Selection",
@@ -55,6 +63,7 @@ __all__ = [
     "Windows",
     "chronological_split",
     "fit",
+    "from_long",
     "make_backbone",
     "make_method",
     "make_optimizer",
@@ -71,4 +80,5 @@ __all__ = [
     "set_rate",
     "streaming_state",
     "switching_levels",
+    "to_long",
 ]
