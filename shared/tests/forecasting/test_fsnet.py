@@ -1,5 +1,6 @@
 import copy
 import math
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -108,7 +109,7 @@ def follow(*, by_index: bool) -> float:
     """Largest difference between the module and the published rules over a run with several triggers."""
     module = convs(3)
     with torch.no_grad():
-        module.bias += normal(3, 4)
+        module.bias.add_(normal(3, 4))
     module.online = True
     references = [Published(module, i, by_index=by_index) for i in range(3)]
     x, worst, triggers = normal(2, 2, 7), 0.0, 0
@@ -165,14 +166,25 @@ def test_the_gradient_is_that_of_the_uncalibrated_weight() -> None:
     torch.testing.assert_close(module.slow, 0.1 * expected)
 
 
-def test_gradients_are_followed_in_evaluation_mode_and_after_copies() -> None:
+@pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda module: pickle.loads(pickle.dumps(module))])
+def test_a_copy_follows_its_own_gradient_once(duplicate: Callable[[CalibratedConvs], CalibratedConvs]) -> None:
     module = convs(1)
     list(module())
-    other = copy.deepcopy(module)
+    other = duplicate(module)
     give_gradient(other, normal(1, 4, 2, 3))
     give_gradient(other, normal(1, 4, 2, 3))
-    assert torch.equal(module.slow, torch.zeros_like(module.slow))  # the copy watches its own weight, once
+    assert torch.equal(module.slow, torch.zeros_like(module.slow))
     torch.testing.assert_close(other.slow, 0.19 * functional.normalize(normal(1, 4, 2, 3), dim=2))
+
+
+def test_a_weight_that_does_not_learn_is_not_followed() -> None:
+    module = convs(1)
+    module.weight.requires_grad_(False)
+    apply(module, normal(2, 2, 7))[0].sum().backward()
+    assert torch.equal(module.slow, torch.zeros_like(module.slow))
+    module.weight.requires_grad_(True)
+    apply(module, normal(2, 2, 7))[0].sum().backward()
+    assert (module.slow != 0).any()
 
 
 # Calibration
@@ -198,10 +210,10 @@ def test_calibration_by_hand() -> None:
 def test_gradients_reach_every_parameter() -> None:
     module = convs(2)
     with torch.no_grad():
-        module.bias += 1
+        module.bias.add_(1)
     give_gradient(module, normal(2, 4, 2, 3))
     module.zero_grad()
-    sum(y.square().sum() for y in apply(module, normal(2, 2, 7))).backward()  # ty: ignore[unresolved-attribute]
+    torch.stack(apply(module, normal(2, 2, 7))).square().sum().backward()
     for name, parameter in module.named_parameters():
         assert parameter.grad is not None, name
         assert parameter.grad.abs().sum() > 0, name

@@ -289,7 +289,7 @@ def test_joint_losses_leave_each_forecaster_its_own_gradient() -> None:
     x, y = torch.randn(2, 16, 3), torch.randn(2, H, 2)
     first, second = make_fsnet(3, H, 2, across=False).eval(), make_fsnet(3, H, 2).eval()
     model = OneNet(first, second, variates=2, horizon=H).eval()
-    sum(functional.mse_loss(forecast, y) for forecast in model.both(x)).backward()  # ty: ignore[unresolved-attribute]
+    torch.stack([functional.mse_loss(forecast, y) for forecast in model.both(x)]).sum().backward()
     for part in (first, second):
         joint = [copy.deepcopy(p.grad) for p in part.parameters()]
         part.zero_grad()

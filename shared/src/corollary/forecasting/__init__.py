@@ -17,7 +17,9 @@ from corollary.forecasting.experiment import (
 )
 from corollary.forecasting.fitting import FitConfig, FitHistory, fit, make_optimizer, narrowed, set_rate
 from corollary.forecasting.frames import LongSeries, from_long, to_long
+from corollary.forecasting.fsnet import FSNetForecaster
 from corollary.forecasting.naive import Persistence, SeasonalNaive
+from corollary.forecasting.onenet import OneNetForecaster
 from corollary.forecasting.online import Frozen, OnlineGD, restore_streaming_state, streaming_state
 from corollary.forecasting.problem import Problem, Split, StandardScaler, Windows, chronological_split, make_problem
 from corollary.forecasting.replay import ER, DERpp
@@ -36,6 +38,7 @@ __all__ = [
     "TCN",
     "DERpp",
     "DLinear",
+    "FSNetForecaster",
     "FitConfig",
     "FitHistory",
     "Frozen",
@@ -43,6 +46,7 @@ __all__ = [
     "Linear",
     "LongSeries",
     "NLinear",
+    "OneNetForecaster",
     "Online",
     "OnlineGD",
     "OnlineMethod",

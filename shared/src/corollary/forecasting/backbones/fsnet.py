@@ -3,7 +3,7 @@
 import math
 import weakref
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -72,7 +72,7 @@ class CalibratedConvs(nn.Module):
         * The query is averaged from the first pass on; the official code leaves its first pass out.
         * Chunks are consecutive parts of the gradient in memory order, so of outputs, as in the official code; they
           give one row of w each, which belongs to an input.
-        * A copy of the module made by `copy.deepcopy` goes on watching its own gradients.
+        * A copy of the module, or one read from a file, follows the gradients of its own weight.
     """
 
     SLOW, FAST = 0.9, 0.3
@@ -111,10 +111,8 @@ class CalibratedConvs(nn.Module):
 
     def forward(self) -> Iterator[Calibration]:
         """The convolutions for one forward pass, in order."""
-        if self.training and (self._watched is None or self._watched() is not self.weight):
-            # not in __init__: a hook belongs to one tensor and is not copied with it
-            self.weight.register_post_accumulate_grad_hook(self._observe)
-            self._watched = weakref.ref(self.weight)
+        if self.training:
+            self._watch()
         w, b, scale = self.calibrate().split((self.kernel, self.ratio, self.ratio), dim=-1)
         weights, biases = self.weight * w.unsqueeze(1), self.bias * b.flatten(1)
         parts = zip(weights.unbind(), biases.unbind(), scale.reshape(*self.bias.shape, 1).unbind(), strict=True)
@@ -146,6 +144,19 @@ class CalibratedConvs(nn.Module):
                 memory[:, places] = self.KEEP * columns + (1 - self.KEEP) * torch.outer(old, attention)
                 memory /= memory.norm().clamp(min=1)
         return self.KEEP * values + (1 - self.KEEP) * old.view_as(values)
+
+    def _watch(self) -> None:
+        """See to it that the gradient of the weight is followed; not so that of a weight that does not learn.
+
+        Not done in `__init__`: a hook belongs to one tensor, and copies of the module come without it.
+        """
+        weight = self.weight
+        if (self._watched is None or self._watched() is not weight) and weight.is_leaf and weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(self._observe)
+            self._watched = weakref.ref(weight)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_watched": None}
 
     @torch.no_grad()
     def _observe(self, weight: Tensor) -> None:
