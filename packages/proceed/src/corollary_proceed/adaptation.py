@@ -40,7 +40,7 @@ def adaptable_layers(
     if not found:
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{type(network).__name__} has no layer to adapt: expected a {names}")
-    return found  # ty: ignore[invalid-return-type]
+    return found
 
 
 def shape_of(layer: AdaptedLayer) -> LayerShape:
@@ -90,14 +90,12 @@ class MergedLayers:
         generator: whose groups of coefficients the layers take theirs from.
     """
 
-    def __init__(
-        self, network: nn.Module, layers: Mapping[str, AdaptedLayer], generator: AdaptationGenerator
-    ) -> None:
+    def __init__(self, network: nn.Module, layers: Mapping[str, AdaptedLayer], generator: AdaptationGenerator) -> None:
         self.network = network
         self._rows = [
             _Row(matrix, row, group.parts(name), layers[name])
             for matrix, group in enumerate(generator.groups)
-            for row, name in enumerate(group.shapes)  # ty: ignore[invalid-argument-type]
+            for row, name in enumerate(group.shapes)
         ]
 
     def merge(self, matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
@@ -110,9 +108,9 @@ class MergedLayers:
         try:
             # torch.func.functional_call does the same, but walks through all parameters at every call
             for (parameters, _, _), (weight, bias) in zip(given, merged, strict=True):
-                parameters["weight"] = weight  # ty: ignore[invalid-assignment]
+                parameters["weight"] = weight
                 if bias is not None:
-                    parameters["bias"] = bias  # ty: ignore[invalid-assignment]
+                    parameters["bias"] = bias
             return self.network(x)
         finally:
             for parameters, weight, bias in given:
@@ -186,7 +184,10 @@ def _scale_gradients(
 
 
 def scaled_forward(
-    network: nn.Module, layers: Mapping[str, AdaptedLayer], coefficients: Mapping[str, AdaptationCoefficients], x: Tensor
+    network: nn.Module,
+    layers: Mapping[str, AdaptedLayer],
+    coefficients: Mapping[str, AdaptationCoefficients],
+    x: Tensor,
 ) -> Tensor:
     r"""Run the network with one drift per sample: every layer computes
     :math:`\beta \odot \big(\theta\,(\alpha \odot x)\big) + b + \gamma`.

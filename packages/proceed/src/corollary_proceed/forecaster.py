@@ -11,7 +11,6 @@ from corollary.evaluation.prequential import Stream
 from corollary.forecasting import OnlineGD, narrowed
 from corollary_proceed.model import Proceed
 
-
 ValidationPass = Literal["alternate", "joint", "online"]
 """Steps at each pair of the validation pass: backbone, then generator, as in the official scripts; one step of
 everything (``joint_update_valid``); or the online phase's own step, the generator staying as tuned."""

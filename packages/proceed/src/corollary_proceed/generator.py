@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -59,6 +59,7 @@ class GeneratorGroup(nn.Module):
         nn.init.zeros_(self.up.weight)
         self.offset = nn.Parameter(torch.zeros(len(shapes), width))
         ones = [[1.0] * (s.outputs + s.inputs) + [0.0] * (s.width - s.outputs - s.inputs) for s in shapes.values()]
+        self.start: Tensor
         self.register_buffer("start", torch.tensor(ones), persistent=False)
 
     def forward(self, drift: Tensor) -> Tensor:
@@ -74,12 +75,13 @@ class GeneratorGroup(nn.Module):
 
     def split(self, coefficients: Tensor) -> dict[str, AdaptationCoefficients]:
         """Coefficients (..., layers, width) by layer."""
-        return {
-            name: AdaptationCoefficients(
-                *(None if part is None else coefficients[..., row, part] for part in self.parts(name))
-            )
-            for row, name in enumerate(self.shapes)
-        }
+        found = {}
+        for row, name in enumerate(self.shapes):
+            own = coefficients[..., row, :]
+            beta, alpha, gamma = self.parts(name)
+            shift = None if gamma is None else own[..., gamma]
+            found[name] = AdaptationCoefficients(own[..., beta], own[..., alpha], shift)
+        return found
 
 
 class AdaptationGenerator(nn.Module):
@@ -105,7 +107,13 @@ class AdaptationGenerator(nn.Module):
         for name, shape in shapes.items():
             key = (name.rpartition(".")[2], shape.width) if share else name
             members.setdefault(key, {})[name] = shape
-        self.groups = nn.ModuleList(GeneratorGroup(group, concept_dim, bottleneck_dim) for group in members.values())
+        groups = [GeneratorGroup(group, concept_dim, bottleneck_dim) for group in members.values()]
+        self._groups = nn.ModuleList(groups)
+
+    @property
+    def groups(self) -> list[GeneratorGroup]:
+        """The groups, in the order of `forward`'s matrices."""
+        return cast("list[GeneratorGroup]", list(self._groups))
 
     def forward(self, drift: Tensor) -> list[Tensor]:
         """Coefficients (..., layers, width) of every group for drifts (..., d_c)."""
@@ -115,17 +123,18 @@ class AdaptationGenerator(nn.Module):
         """The same by layer."""
         found: dict[str, AdaptationCoefficients] = {}
         for group, matrix in zip(self.groups, matrices, strict=True):
-            found |= group.split(matrix)  # ty: ignore[call-non-callable]
+            found |= group.split(matrix)
         return found
 
     def offsets(self) -> list[nn.Parameter]:
         """The offsets :math:`o_l`, which keep learning online."""
-        return [group.offset for group in self.groups]  # ty: ignore[invalid-return-type]
+        return [group.offset for group in self.groups]
 
 
 def generator_size(shapes: Mapping[str, LayerShape], *, concept_dim: int, bottleneck_dim: int) -> int:
-    r"""Parameters of a shared generator: :math:`\sum_g r d_c + n_g r + r m_g + n_g m_g` over groups of :math:`n_g` layers
-    and width :math:`m_g`.
+    r"""Parameters of a shared generator: :math:`\sum_g r d_c + n_g r + r m_g + n_g m_g`.
+
+    Over groups :math:`g` of :math:`n_g` layers with width :math:`m_g`.
 
     Example:
         >>> generator_size({"linear": LayerShape(24, 336, True)}, concept_dim=50, bottleneck_dim=32)
@@ -135,6 +144,4 @@ def generator_size(shapes: Mapping[str, LayerShape], *, concept_dim: int, bottle
     for name, shape in shapes.items():
         key = (name.rpartition(".")[2], shape.width)
         counts[key] = counts.get(key, 0) + 1
-    return sum(
-        bottleneck_dim * (concept_dim + n + width) + n * width for (_, width), n in counts.items()
-    )
+    return sum(bottleneck_dim * (concept_dim + n + width) + n * width for (_, width), n in counts.items())

@@ -75,6 +75,8 @@ class ProceedMethod(OnlineMethod):
             bottleneck_dim=bottleneck_dim,
             batch_size=batch_size,
             clip=not (setting.backbone == "patchtst" and setting.data == "ETTm1"),
+            # With 300 validation rows of hardly two regimes, steps of the generator there would undo its training.
+            validation_pass="online" if setting.backbone == "linear" else "alternate",
         )
 
     def tuning(self, setting: Setting) -> ProceedTuning:
@@ -105,4 +107,6 @@ class ProceedMethod(OnlineMethod):
         """The tuned model at the online rate, moments kept."""
         model, optimizer = self.tuning(setting).load(problem, store, seed=seed)
         set_rate(optimizer, self.online_rate)
-        return ProceedForecaster(model, optimizer, learn_offsets=self.learn_offsets, validation_pass=self.validation_pass)
+        return ProceedForecaster(
+            model, optimizer, learn_offsets=self.learn_offsets, validation_pass=self.validation_pass
+        )

@@ -180,8 +180,10 @@ class Proceed(nn.Module):
         return scaled_forward(self.backbone, self._layers, self.coefficients(drift), x)
 
     def online_loss_gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """The gradients of one online step: the squared error of one adapted forecast, as `forward` and autograd would
-        give them, at half the cost, since the drift is a constant in the online phase.
+        """Set the gradients of one online step, those of the squared error of one adapted forecast.
+
+        As `forward` and autograd would give them, but at less cost: in the online phase the drift is a constant, and
+        the chain rule through the scales is known (`MergedLayers.pull_back`).
 
         Args:
             x: the window (L, N + C).
