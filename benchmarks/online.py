@@ -51,6 +51,8 @@ HERE = Path(__file__).parent
 METHODS = ("frozen", "gd", "er", "fsnet", "proceed")
 TARGETS = {"gd": 1.2, "proceed": 2.5}
 """The ratio of a method's step is to be at most this."""
+OWN_NETWORK = {"fsnet": "tcn", "onenet": "tcn"}
+"""Methods that ignore the backbone are timed only beside the one that their network resembles."""
 VARIATES, HORIZON, CALENDAR = 7, 24, 7
 WARM, READ = 3, 10
 SOURCES = ("../shared/src/corollary/forecasting", "../packages/proceed/src")
@@ -164,6 +166,9 @@ def measure(name: str, methods: Sequence[str], rounds: int, clock: Clock) -> lis
     turns: dict[str, Turn] = {"bare": bare_turn(setting, problem, windows, clock)}
     notes: dict[str, str] = {}
     for method in methods:
+        if OWN_NETWORK.get(method, name) != name:
+            notes[method] = f"brings its own network: timed with {OWN_NETWORK[method]}"
+            continue
         try:
             turns[method] = method_turn(method, setting, problem, windows, clock)
         except Exception as error:  # a method that does not fit a backbone must not end the run of the others

@@ -25,6 +25,7 @@ def test_figures_per_seed_and_their_means(plan: OnlinePlan, store: RunStore, rec
     assert [(entry["mse"], entry["mae"]) for entry in frozen["per_seed"]] == [(4.0, 2.0), (6.0, 3.0)]
     assert [(entry["update_ms"], entry["forecast_ms"]) for entry in frozen["per_seed"]] == [(0.25, 0.5)] * 2
     assert content["run_cpus"] == ["Abacus"]
+    assert content["methods"]["frozen"] == "The pre-trained backbone, never updated."
     assert content["run_commits"] == ["0123456789abcdef"]
     assert json.loads(json.dumps(content, allow_nan=False)) == content
 

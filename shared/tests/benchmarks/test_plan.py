@@ -34,8 +34,16 @@ def test_smoke_is_the_embedded_stream_with_every_installed_method_on_one_seed() 
     plan = make_plan(Selection(budget=Budget.SMOKE))
     assert [(cell.setting, cell.seeds) for cell in plan.cells] == [(SYNTHETIC_SETTING, (0,))]
     (cell,) = plan.cells
-    assert {*cell.recipes, *cell.not_run} == set(method_names())
-    assert not plan.not_run
+    assert {*cell.recipes, *cell.not_run, *plan.not_run} == set(method_names())
+    assert set(plan.not_run) <= set(WORK[Budget.SMOKE].left_out)
+
+
+def test_a_slow_method_runs_when_it_is_named() -> None:
+    for name in set(WORK[Budget.QUICK].left_out) & set(method_names()):
+        plan = make_plan(Selection(budget=Budget.SMOKE, methods=(name,)))
+        assert name in plan.cells[0].recipes
+        assert not plan.not_run
+        assert name in make_plan(Selection(budget=Budget.SMOKE, baseline=name)).cells[0].recipes
 
 
 def test_runs_are_those_that_a_claim_asks_for_too() -> None:
@@ -83,7 +91,7 @@ def test_a_setting_that_the_data_cannot_carry_is_listed(monkeypatch: pytest.Monk
         raise ValueError("too short")
 
     monkeypatch.setattr("corollary.forecasting.Setting.problem", too_short)
-    plan = make_plan(Selection(budget=Budget.SMOKE, data=("ETTh2",)))
+    plan = make_plan(Selection(budget=Budget.SMOKE, data=("ETTh2",), methods=("gd",)))
     assert plan.not_run == {"ETTh2, nlinear, H = 24": "too short"}
 
 

@@ -1,5 +1,6 @@
 """What the runs of a plan say: errors, differences with intervals, and times, as the record holds them."""
 
+import inspect
 import statistics
 from collections.abc import Mapping
 from importlib.metadata import entry_points
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
 from corollary.evaluation import paired_block_bootstrap
 from corollary.evaluation.prequential import OnlineResult
-from corollary.forecasting import Online, read_result
+from corollary.forecasting import Online, method_class, read_result
 from corollary.forecasting.experiment import ENTRY_POINTS
 from corollary.runs import Run, RunRecord, RunStore, commit_of, describe_versions
 
@@ -49,6 +50,7 @@ def measure(
         "run_commits": sorted(commits - {str(commit or "unknown")}),
         "run_cpus": sorted(cpus),
         "versions": describe_versions(also=_distributions(plan)),
+        "methods": {name: _about(name) for cell in plan.cells for name in (*cell.recipes, *cell.not_run)},
         "settings": [_measure_cell(cell, plan.baseline, store, records, errors) for cell in plan.cells],
         "not_run": dict(plan.not_run),
     }
@@ -127,6 +129,15 @@ def _distributions(plan: OnlinePlan) -> tuple[str, ...]:
     points = [point for point in entry_points(group=ENTRY_POINTS) if point.name in used]
     names = {point.dist.name for point in points if point.dist is not None} - {"corollary"}
     return tuple(sorted(names))
+
+
+def _about(name: str) -> str:
+    """The first paragraph of a method's description."""
+    try:
+        text = inspect.cleandoc(method_class(name).__doc__ or "")
+    except Exception:  # a method that cannot be imported is listed as not run, with the reason
+        return ""
+    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _number(value: float) -> float | None:

@@ -49,6 +49,7 @@ def page(content: Mapping[str, Any]) -> str:
         _where_from(content),
         PROTOCOL,
         CONCLUSIONS,
+        "**Methods.**\n\n" + "\n".join(f"- `{name}`: {_cell(about)}" for name, about in content["methods"].items()),
         PLOTS,
     ]
     for setting in content["settings"]:

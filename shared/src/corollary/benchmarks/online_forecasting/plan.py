@@ -55,7 +55,7 @@ class OnlinePlan:
     baseline: str
     cells: tuple[Cell, ...]
     not_run: Mapping[str, str]
-    """Settings or data sets, with the reason."""
+    """Settings, data sets and methods, with the reason."""
 
     @property
     def runs(self) -> Sequence[Run]:
@@ -71,18 +71,21 @@ def make_plan(selection: Selection) -> OnlinePlan:
             data file that is not the registered one.
     """
     installed = method_names()
-    methods = _known("online method", selection.methods, installed) or tuple(installed)
+    work = WORK[selection.budget]
+    methods = _known("online method", selection.methods, installed)
+    left_out = () if methods else tuple(name for name in installed if name in work.left_out)
     baseline = _known("online method", (selection.baseline or BASELINE,), installed)[0]
     always = [name for name in ALWAYS if name in installed]
-    chosen = list(dict.fromkeys([*always, baseline, *methods]))
+    chosen = dict.fromkeys([*always, baseline, *(methods or [name for name in installed if name not in left_out])])
     if selection.seeds is not None and selection.seeds < 1:
         raise ValueError(f"seeds must be 1 or more, got {selection.seeds}")
     settings, not_run = _settings(selection)
-    work = WORK[selection.budget]
+    reason = f"takes too long for budget {selection.budget}, unless --methods names it"
+    not_run |= {name: reason for name in left_out if name not in chosen}
     cells = []
     for setting in settings:
         count = selection.seeds or (work.stream_seeds if setting.data in SWITCHING else work.seeds)
-        cells.append(_with_methods(Cell(setting=setting, seeds=tuple(range(count))), chosen))
+        cells.append(_with_methods(Cell(setting=setting, seeds=tuple(range(count))), list(chosen)))
     return OnlinePlan(baseline=baseline, cells=tuple(cells), not_run=not_run)
 
 
