@@ -3,10 +3,10 @@
 Both ways compute the same function; the given modules stay as they are, in place and in type.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -104,7 +104,9 @@ class MergedLayers:
 
     def run(self, merged: Sequence[tuple[Tensor, Tensor | None]], x: Tensor) -> Tensor:
         """Run the network on any batch with these weights and biases in the place of its own."""
-        given = [(row.layer._parameters, row.layer.weight, row.layer.bias) for row in self._rows]
+        given: list[tuple[dict[str, Any], Tensor, Tensor | None]] = [
+            (row.layer._parameters, row.layer.weight, row.layer.bias) for row in self._rows
+        ]
         try:
             # torch.func.functional_call does the same, but walks through all parameters at every call
             for (parameters, _, _), (weight, bias) in zip(given, merged, strict=True):
@@ -120,8 +122,9 @@ class MergedLayers:
     def pull_back(
         self, matrices: Sequence[Tensor], gradients: Sequence[tuple[Tensor | None, Tensor | None]]
     ) -> list[Tensor]:
-        r"""The chain rule of `merge` in closed form: sets the gradients of the layers' weights, returns those of the
-        coefficients.
+        r"""The chain rule of `merge` in closed form.
+
+        Sets the gradients of the layers' weights and returns those of the coefficients.
 
         .. math::
             \frac{\partial}{\partial\theta} = (\beta\alpha^\top) \odot G, \quad
@@ -189,14 +192,14 @@ def scaled_forward(
     coefficients: Mapping[str, AdaptationCoefficients],
     x: Tensor,
 ) -> Tensor:
-    r"""Run the network with one drift per sample: every layer computes
-    :math:`\beta \odot \big(\theta\,(\alpha \odot x)\big) + b + \gamma`.
+    r"""Run the network with one drift per sample, through the activations.
 
-    A network may fold variates or patches into the batch axis, sample by sample: the scales of a sample then apply to
-    all rows that it became.
+    Every layer computes :math:`\beta \odot \big(\theta\,(\alpha \odot x)\big) + b + \gamma`. A network may fold
+    variates or patches into the batch axis, sample by sample: the scales of a sample then apply to all rows that it
+    became. The batch axis of every layer must come first.
 
     Raises:
-        ValueError: the batch axis of a layer is no multiple of the number of samples.
+        ValueError: a layer's input has no batch axis, or one that is no multiple of the number of samples.
     """
     with _scaling(layers, coefficients, len(x)):
         return network(x)
@@ -205,39 +208,45 @@ def scaled_forward(
 @contextmanager
 def _scaling(
     layers: Mapping[str, AdaptedLayer], coefficients: Mapping[str, AdaptationCoefficients], samples: int
-) -> Iterator[None]:
+) -> Generator[None]:
     """Give every layer a scaled forward of its own for the time of one call."""
     try:
         for name, layer in layers.items():
-            kind = _scaled_linear if isinstance(layer, nn.Linear) else _scaled_conv1d
-            layer.forward = partial(kind, layer, coefficients[name], samples)
+            if isinstance(layer, nn.Linear):
+                forward = partial(_scaled_linear, layer, coefficients[name], samples)
+            else:
+                forward = partial(_scaled_conv1d, layer, coefficients[name], samples)
+            vars(layer)["forward"] = forward
         yield
     finally:
         for layer in layers.values():
-            layer.__dict__.pop("forward", None)
+            vars(layer).pop("forward", None)
 
 
 def _scaled_linear(layer: nn.Linear, coefficients: AdaptationCoefficients, samples: int, x: Tensor) -> Tensor:
-    beta, alpha, gamma = (None if c is None else c.unsqueeze(1) for c in coefficients)  # (B, 1, features)
-    rows = _by_sample(x, samples).flatten(1, -2) if x.ndim > 1 else x
-    output = functional.linear(rows * alpha, layer.weight) * beta
-    if layer.bias is not None:
-        output = output + (layer.bias + gamma)
-    return output.view(*x.shape[:-1], layer.out_features)
+    beta, alpha, gamma = coefficients  # (B, features)
+    rows = _by_sample(x, samples, 2).flatten(1, -2)
+    output = functional.linear(rows * alpha.unsqueeze(1), layer.weight) * beta.unsqueeze(1)
+    if gamma is not None:
+        output = output + (layer.bias + gamma).unsqueeze(1)
+    return output.reshape(*x.shape[:-1], layer.out_features)
 
 
 def _scaled_conv1d(layer: nn.Conv1d, coefficients: AdaptationCoefficients, samples: int, x: Tensor) -> Tensor:
-    beta, alpha, gamma = (None if c is None else c[:, None, :, None] for c in coefficients)  # (B, 1, channels, 1)
-    scaled = (_by_sample(x, samples) * alpha).flatten(0, 1)
+    beta, alpha, gamma = coefficients  # (B, channels)
+    scaled = (_by_sample(x, samples, 3) * alpha[:, None, :, None]).flatten(0, 1)
     output = layer._conv_forward(scaled, layer.weight, None)
-    output = output.unflatten(0, (samples, -1)) * beta
-    if layer.bias is not None:
-        output = output + (layer.bias[:, None] + gamma)
+    output = output.unflatten(0, (samples, -1)) * beta[:, None, :, None]
+    if gamma is not None and layer.bias is not None:
+        output = output + (layer.bias + gamma)[:, None, :, None]
     return output.flatten(0, 1)
 
 
-def _by_sample(x: Tensor, samples: int) -> Tensor:
+def _by_sample(x: Tensor, samples: int, axes: int) -> Tensor:
     """Split the batch axis into samples and what each was folded into: (B k, ...) to (B, k, ...)."""
-    if x.shape[0] % samples:
-        raise ValueError(f"the batch axis of a layer must be a multiple of the {samples} samples, got {x.shape[0]}")
+    if x.ndim < axes or x.shape[0] % samples:
+        raise ValueError(
+            f"the input of an adapted layer must have at least {axes} axes, the first a multiple of the {samples} "
+            f"samples, got shape {tuple(x.shape)}"
+        )
     return x.unflatten(0, (samples, -1))

@@ -22,7 +22,8 @@ DERIVED = "derived from the equations"
 EXACT = (
     Claim(
         id="E1",
-        statement="The drift is E'(X_t) - E(X_{t-H}, Y_{t-H}), each concept a mean over variates, the reference over its "
+        statement="The drift is E'(X_t) - E(X_{t-H}, Y_{t-H}), each concept a mean over variates, "
+        "the reference over its "
         "pairs too.",
         source="Equations 1 and 2",
         level=Level.EXACT,
@@ -50,7 +51,8 @@ EXACT = (
     ),
     Claim(
         id="E3",
-        statement="Merging the scales into the weights and scaling the activations give the same forecasts and gradients.",
+        statement="Merging the scales into the weights and scaling the activations give the same "
+        "forecasts and gradients.",
         source=DERIVED,
         level=Level.EXACT,
         gates=(
@@ -129,7 +131,8 @@ EXACT = (
     ),
     Claim(
         id="E10",
-        statement="Validation pass and online phase are the published algorithm, reference and order of steps included.",
+        statement="Validation pass and online phase are the published algorithm, reference and order "
+        "of steps included.",
         source="Section 4.3 and the official code",
         level=Level.EXACT,
         gates=(Gate("error", "largest difference of forecasts to the algorithm written out", below=1e-10),),
@@ -187,7 +190,8 @@ SCALED = (
     ),
     Claim(
         id="C2-stream",
-        statement="Where the drift can be read off the window, Proceed forecasts better than gradient descent and the frozen "
+        statement="Where the drift can be read off the window, Proceed forecasts better than "
+        "gradient descent and the frozen "
         "model, and does no harm without drift.",
         source="Main comparison, on the embedded stream",
         level=Level.SCALED,
@@ -224,7 +228,8 @@ SCALED = (
     ),
     Claim(
         id="C5",
-        statement="Tuning on shuffled batches, whose concepts differ, generalises to unseen drift better than in time order.",
+        statement="Tuning on shuffled batches, whose concepts differ, generalises to unseen drift "
+        "better than in time order.",
         source="Section 4.3",
         level=Level.SCALED,
         gates=(
@@ -275,7 +280,8 @@ SCALED = (
 def _linear_claim(data: str, runs, seeds, level: Level) -> Claim:
     return Claim(
         id=f"C2-{data}",
-        statement=f"On {data} with NLinear, H = 24, Proceed forecasts better than gradient descent at its best rate, which "
+        statement=f"On {data} with NLinear, H = 24, Proceed forecasts better than gradient descent "
+        "at its best rate, which "
         "is better than no learning.",
         source="Main comparison",
         level=level,
@@ -344,10 +350,12 @@ _MORE = "the other data sets, a GPU or days of CPU time"
 NOT_RUN = (
     Claim(
         id="C2-average",
-        statement="Over five data sets, three horizons and three backbones Proceed is better than the other online methods.",
+        statement="Over five data sets, three horizons and three backbones Proceed is better than "
+        "the other online methods.",
         source="Main table",
         level=Level.PAPER,
-        paper="21.9 % below no online learning, 10.9 % below online methods; FSNet 12.5 %, OneNet 13.6 %, SOLID++ 6.7 %",
+        paper="21.9 % below no online learning, 10.9 % below online methods; FSNet 12.5 %, OneNet "
+        "13.6 %, SOLID++ 6.7 %",
         needs=_MORE,
     ),
     Claim(
@@ -399,7 +407,8 @@ PAPER = Paper(
   year      = {2025},
   doi       = {10.1145/3690624.3709210}
 }""",
-    summary="The label of a forecast is complete only H steps later, so every online update is late. Proceed estimates how "
+    summary="The label of a forecast is complete only H steps later, so every online update is late. "
+    "Proceed estimates how "
     "far the concept has drifted since, and scales the forecaster's layers by it before it forecasts.",
     claims=(*EXACT, *SCALED, *REAL, *NOT_RUN),
     plots=draw,

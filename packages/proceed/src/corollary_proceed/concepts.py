@@ -6,7 +6,7 @@ from torch.nn import functional
 
 
 class ConceptEncoder(nn.Module):
-    r"""A two-layer perceptron along time, shared by all variates and averaged over them (arXiv:2412.08435, section 4.2).
+    r"""A two-layer perceptron along time, shared by all variates and averaged over them (arXiv:2412.08435).
 
     .. math:: E(u) = \frac1N \sum_i A_2\, \mathrm{gelu}(A_1 u^{(i)} + a_1) + a_2
 

@@ -1,6 +1,7 @@
 """Exact claims about the adapted network: identities of one forward pass and its gradients, in float64."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,8 +16,10 @@ LOOKBACK, HORIZON, VARIATES = 20, 5, 3
 
 
 class Mixed(nn.Module):
-    """Everything an adapted network may hold: convolutions with stride, dilation and groups, layers without bias, a
-    variate axis folded into the batch, and attention with separate projections.
+    """Everything an adapted network may hold.
+
+    Convolutions with stride, dilation and groups, layers without bias, a variate axis folded into the batch, and
+    attention with separate projections.
     """
 
     def __init__(self) -> None:
@@ -47,7 +50,7 @@ def backbones() -> dict[str, nn.Module]:
     return {name: network.double().eval() for name, network in networks.items()}
 
 
-def wrapped(backbone: nn.Module, *, disturb: float = 0.0, seed: int = 1, **options: object) -> Proceed:
+def wrapped(backbone: nn.Module, *, disturb: float = 0.0, seed: int = 1, **options: Any) -> Proceed:
     """The backbone wrapped, with random generator outputs and offsets of the given size, and a reference."""
     torch.manual_seed(seed)
     model = Proceed(
@@ -136,7 +139,7 @@ def generator_equation(_: Measurement) -> Mapping[str, float]:
                 mask = beta[o] * columns
                 expected = layer.weight[o] * (mask[:, None] if layer.weight.ndim == 3 else mask)
                 worst = max(worst, _difference(weight[o], expected))
-            if has_bias and bias is not None:
+            if has_bias and bias is not None and layer.bias is not None:
                 worst = max(worst, _difference(bias, layer.bias + vector[outputs + inputs :]))
     return {"error": worst}
 
@@ -203,11 +206,12 @@ def first_gradients(_: Measurement) -> Mapping[str, float]:
         model = wrapped(network)
         x, y = batch(4, seed=10)
         functional.mse_loss(model(x), y).backward()
-        groups = list(model.generator.groups)
+        groups = model.generator.groups
         quiet = [*model.current_encoder.parameters(), *model.reference_encoder.parameters()]
-        quiet += [p for group in groups for p in (group.down.weight, group.bias)]
+        quiet.extend(p for group in groups for p in (group.down.weight, group.bias))
         silent = max(silent, *(float(p.grad.abs().max()) for p in quiet if p.grad is not None))
-        loud = min(loud, max(float(group.up.weight.grad.abs().max()) for group in groups))
+        received = [group.up.weight.grad for group in groups]
+        loud = min(loud, max(0.0 if gradient is None else float(gradient.abs().max()) for gradient in received))
     return {"silent": silent, "loud": loud}
 
 

@@ -2,7 +2,8 @@
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ def series(seed: int = 0) -> Tensor:
     return torch.from_numpy(steps.cumsum(0))
 
 
-def make_forecaster(kind: str = "linear", **options: object) -> ProceedForecaster:
+def make_forecaster(kind: str = "linear", **options: Any) -> ProceedForecaster:
     """A wrapped network with generator and moments that are not at their start any more."""
     model = wrapped(backbones()[kind], disturb=0.2, **options)
     model.train_only(backbone=True, generator=True)
@@ -73,8 +74,10 @@ def written_out(forecaster: ProceedForecaster, values: Tensor) -> Tensor:
     window = lambda k: values[k - LOOKBACK + 1 : k + 1].unsqueeze(0)  # noqa: E731
     label = lambda k: values[k + 1 : k + 1 + HORIZON].unsqueeze(0)  # noqa: E731
     mapping = [*model.current_encoder.parameters(), *model.reference_encoder.parameters()]
-    mapping += [p for group in model.generator.groups for p in (group.down.weight, group.up.weight, group.bias)]
-    fixed = [model.backbone.linear.bias]
+    (group,) = model.generator.groups
+    mapping.extend((group.down.weight, group.up.weight, group.bias))
+    layer = cast("NLinear", model.backbone).linear
+    fixed = [layer.bias]
     base = [p for p in own if not any(p is other for other in mapping + fixed)]
     reference = model._reference
 
@@ -82,15 +85,13 @@ def written_out(forecaster: ProceedForecaster, values: Tensor) -> Tensor:
         concept = model.reference_encoder(reference).mean(0)
         drift = model.current_encoder(x)[0] - concept
         drift = drift / drift.norm() if float(drift.detach().norm()) > 1 else drift
-        (group,) = model.generator.groups
         hidden = torch.sigmoid(group.down.weight @ drift + group.bias[0])
         vector = group.up.weight @ hidden + group.offset[0]
         beta, alpha, gamma = vector[:HORIZON] + 1, vector[HORIZON:-HORIZON] + 1, vector[-HORIZON:]
-        layer = model.backbone.linear
         last = x[:, -1:]
         return ((x - last).mT @ (torch.outer(beta, alpha) * layer.weight).mT + layer.bias + gamma).mT + last
 
-    def step(k: int, parameters: list[Tensor]) -> None:
+    def step(k: int, parameters: Sequence[Tensor]) -> None:
         nonlocal reference
         for parameter in own:
             parameter.requires_grad_(any(parameter is p for p in parameters))
@@ -131,7 +132,7 @@ def frozen_set(_: Measurement) -> Mapping[str, float]:
     prequential(forecaster, stream, range(START, ROWS - HORIZON))
     fixed, moved = 0.0, 1e9
     for name, parameter in model.named_parameters():
-        change = float((parameter - before[name]).abs().max())
+        change = float((parameter - before[name]).detach().abs().max())
         if id(parameter) in mapping or id(parameter) in biases:
             fixed = max(fixed, change)
         elif id(parameter) in offsets or parameter.numel() > 1:

@@ -59,8 +59,8 @@ class ProceedForecaster(OnlineGD):
     def prepare(self, stream: Stream, origins: Sequence[int]) -> None:
         """The pass over the validation rows.
 
-        At every origin k: backbone and offsets step on the pair of k - H, which becomes the reference; then encoders and
-        generator step on the pair of k, which becomes the reference. The second is history as long as the stream
+        At every origin k: backbone and offsets step on the pair of k - H, which becomes the reference; then encoders
+        and generator step on the pair of k, which becomes the reference. The second is history as long as the stream
         releases it: the official code goes on into labels that reach H - 1 rows into the test rows, this does not.
         """
         model = self.model

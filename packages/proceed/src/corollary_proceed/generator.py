@@ -39,8 +39,8 @@ class GeneratorGroup(nn.Module):
         h_l = \sigma(W_1 \delta + b_l), \qquad
         [\beta_l; \alpha_l; \gamma_l] = W_2 h_l + o_l + [1; 1; 0]
 
-    :math:`W_1, W_2` belong to the group, :math:`b_l, o_l` to each layer. :math:`W_2 = 0` and :math:`o = 0` at the start:
-    the adapted network is the given one.
+    :math:`W_1, W_2` belong to the group, :math:`b_l, o_l` to each layer. At the start :math:`W_2 = 0` and
+    :math:`o = 0`: the adapted network is the given one.
 
     Args:
         shapes: of the layers, which must have the same width.
