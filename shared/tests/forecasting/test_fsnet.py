@@ -450,6 +450,13 @@ def test_each_variate_alone() -> None:
     assert ((model(changed) - model(x)).abs().amax((0, 1)) > 0).all()
 
 
+@pytest.mark.parametrize("across", [True, False])
+def test_forecasts_move_with_level_and_scale_of_each_variate(across: bool) -> None:
+    model, x = make_fsnet(3, 4, 3, across=across).double().eval(), 100 * normal(2, 20, 3)
+    scale, level = torch.tensor([1.0, 2.0, 0.5]).double(), torch.tensor([0.0, 5.0, -300.0]).double()
+    torch.testing.assert_close(model(scale * x + level), scale * model(x) + level, rtol=1e-6, atol=1e-6)
+
+
 def test_folding_keeps_windows_and_variates_in_place() -> None:
     class Echo(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -186,7 +186,10 @@ class PretrainOneNet(Recipe):
 
     Implementation notes:
         * Across time means each variate alone, as in the paper: one network of one variate, shared by all, under
-          RevIN. The code gives the windows to a linear map and convolves along the order of the variates.
+          RevIN. The code gives the windows to a linear map and convolves along the order of the variates, without
+          RevIN.
+        * w, its network and their moments go on from here into the online phase; in the code of OneNet's own paper
+          w starts again at zero.
     """
 
     name: ClassVar[str] = "onenet"
