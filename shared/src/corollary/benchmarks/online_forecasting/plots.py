@@ -64,7 +64,9 @@ def cumulative_difference(results: Mapping[str, Mapping[int, OnlineResult]], bas
 def _figure(cell: Cell, results: Mapping[str, Mapping[int, OnlineResult]], baseline: str, path: Path) -> None:
     import matplotlib.pyplot as plt
 
-    looks = _looks(results)
+    # Methods that learn come first, with solid lines, and look the same in all figures of a record.
+    looks = _looks(sorted(cell.recipes, key=lambda name: name in REFERENCES))
+    results = {name: results[name] for name in looks if name in results}
     seed = cell.seeds[0]
     traced = {
         name: seeds[seed].traces[DRIFT_TRACE] for name, seeds in results.items() if DRIFT_TRACE in seeds[seed].traces
@@ -165,7 +167,7 @@ def _chosen(results: Mapping[str, Mapping[int, OnlineResult]], baseline: str) ->
     return [*wished, *(name for name in ranked if name not in wished)][:SHOWN]
 
 
-def _looks(names: Sequence[str] | Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """A colour and a line style for every method, the same in all panels of a figure."""
     return {
         name: {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
