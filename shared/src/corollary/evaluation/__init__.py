@@ -10,10 +10,27 @@ from corollary.evaluation.intervals import (
     paired_bootstrap,
 )
 from corollary.evaluation.pass_at_k import distinct_correct, pass_at_k
+from corollary.evaluation.prequential import (
+    LeakageError,
+    LeakageWarning,
+    LeakyStream,
+    OnlineForecaster,
+    OnlineResult,
+    Prequential,
+    Stream,
+    prequential,
+)
 
 __all__ = [
     "Interval",
+    "LeakageError",
+    "LeakageWarning",
+    "LeakyStream",
+    "OnlineForecaster",
+    "OnlineResult",
+    "Prequential",
     "Statistic",
+    "Stream",
     "bootstrap_interval",
     "distinct_correct",
     "iqm",
@@ -21,4 +38,5 @@ __all__ = [
     "paired_block_bootstrap",
     "paired_bootstrap",
     "pass_at_k",
+    "prequential",
 ]

@@ -21,7 +21,15 @@ from corollary.forecasting.fsnet import FSNetForecaster
 from corollary.forecasting.naive import Persistence, SeasonalNaive
 from corollary.forecasting.onenet import OneNetForecaster
 from corollary.forecasting.online import Frozen, OnlineGD, restore_streaming_state, streaming_state
-from corollary.forecasting.problem import Problem, Split, StandardScaler, Windows, chronological_split, make_problem
+from corollary.forecasting.problem import (
+    Problem,
+    Split,
+    StandardScaler,
+    Windows,
+    chronological_split,
+    make_problem,
+    problem_of,
+)
 from corollary.forecasting.replay import ER, DERpp
 from corollary.forecasting.ridge import OnlineRidge
 from corollary.forecasting.river import RiverForecaster
@@ -78,6 +86,7 @@ __all__ = [
     "narrowed",
     "prepare_online",
     "pretrained",
+    "problem_of",
     "published",
     "read_result",
     "restore_streaming_state",

@@ -76,7 +76,8 @@ def narrowed(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter
     A step looks at every parameter of its groups, with or without a gradient; where most are frozen that is most of a
     short step's time. The moments are shared, not copied.
     """
-    narrow = type(optimizer)(list(parameters))
+    kind: Any = type(optimizer)
+    narrow: torch.optim.Optimizer = kind(list(parameters))
     narrow.param_groups[0].update({k: v for k, v in optimizer.param_groups[0].items() if k != "params"})
     for parameter in narrow.param_groups[0]["params"]:
         if parameter in optimizer.state:

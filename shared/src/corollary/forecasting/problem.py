@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from corollary.data import find_dataset, load_table
@@ -172,6 +172,59 @@ def calendar(times: pd.DatetimeIndex) -> NDArray[np.float64]:
     return np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
 
 
+def problem_of(
+    values: ArrayLike | Tensor,
+    *,
+    lookback: int,
+    horizon: int,
+    covariates: ArrayLike | Tensor | None = None,
+    split: Split | None = None,
+    period: int = 1,
+    name: str = "series",
+    variate_names: tuple[str, ...] = (),
+) -> Problem:
+    """The problem of a series of your own.
+
+    Args:
+        values: (T, N), in any units; every variate is standardised with its training rows.
+        lookback: L.
+        horizon: H.
+        covariates: (T, C), known in advance, appended as they are.
+        split: the parts; the first 20 %, the next 5 % and the last 75 % if not given.
+        period: rows of the seasonal period.
+        name: what displays call it.
+        variate_names: of the N columns.
+
+    Raises:
+        ValueError: a value that is not finite (its row and column are named), shapes that do not fit, or too few rows.
+    """
+    series = np.asarray(values, np.float64)
+    if series.ndim != 2:
+        raise ValueError(f"values must be (T, N), got shape {series.shape}")
+    if not np.isfinite(series).all():
+        row, column = np.argwhere(~np.isfinite(series))[0]
+        raise ValueError(f"values must be finite, got {series[row, column]} in row {row}, column {column}")
+    split = chronological_split(len(series)) if split is None else split
+    if not 0 < split.train < split.validation < split.test <= len(series):
+        raise ValueError(f"split must have 0 < train < validation < test <= {len(series)} rows, got {tuple(split)}")
+    scaled = StandardScaler(series[: split.train]).transform(series)
+    if covariates is not None:
+        known = np.asarray(covariates, np.float64)
+        if known.ndim != 2 or len(known) != len(series):
+            raise ValueError(f"covariates must be ({len(series)}, C), got shape {known.shape}")
+        scaled = np.column_stack([scaled, known])
+    return Problem(
+        name=name,
+        values=torch.from_numpy(scaled.astype(np.float32)),
+        variates=series.shape[1],
+        split=split,
+        lookback=lookback,
+        horizon=horizon,
+        period=period,
+        variate_names=variate_names,
+    )
+
+
 def make_problem(name: str, *, lookback: int, horizon: int, seed: int = 0, with_calendar: bool = False) -> Problem:
     """The problem of a registered data set, or of an embedded synthetic stream.
 
@@ -195,19 +248,15 @@ def make_problem(name: str, *, lookback: int, horizon: int, seed: int = 0, with_
         values, names = table.to_numpy(np.float64), tuple(map(str, table.columns))
         times = table.index if isinstance(table.index, pd.DatetimeIndex) else None
         period = PERIODS[name]
-    split = split_of(name, len(values))
-    scaled = StandardScaler(values[: split.train]).transform(values)
-    if with_calendar:
-        if times is None:
-            raise ValueError(f"{name} has no dates, so there is no calendar to append")
-        scaled = np.column_stack([scaled, calendar(times)])
-    return Problem(
-        name=name,
-        values=torch.from_numpy(scaled.astype(np.float32)),
-        variates=len(names),
-        split=split,
+    if with_calendar and times is None:
+        raise ValueError(f"{name} has no dates, so there is no calendar to append")
+    return problem_of(
+        values,
         lookback=lookback,
         horizon=horizon,
+        covariates=calendar(times) if with_calendar and times is not None else None,
+        split=split_of(name, len(values)),
         period=period,
+        name=name,
         variate_names=names,
     )
