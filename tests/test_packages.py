@@ -13,12 +13,13 @@ from corollary.reproduce.recorded import recorded_results
 
 ROOT = Path(__file__).resolve().parents[1]
 SLUGS = sorted(path.parent.name for path in ROOT.glob("packages/*/pyproject.toml"))
+USE = "Use it in your own code"
 HEADINGS = [
     "Claims",
     "What it is",
     "Install",
     "Run it",
-    "Use it in your trainer",
+    USE,
     "Method",
     "Hyper-parameters",
     "Metric glossary",
@@ -65,8 +66,8 @@ def test_readme_starts_with_the_title_of_the_paper(slug):
     assert installed(slug).title.casefold() in " ".join(readme(slug).split())[:1000].casefold()
 
 
-def test_use_in_a_trainer_is_shown_as_python(slug):
-    assert "```python" in sections(readme(slug))["Use it in your trainer"]
+def test_use_in_own_code_is_shown_as_python(slug):
+    assert "```python" in sections(readme(slug))[USE]
 
 
 def test_claims_table_is_generated(slug):
