@@ -229,6 +229,7 @@ def test_statistics_carry_no_gradient() -> None:
             return x[:, -3:, :1] * 0
 
     model = RevIN(Zero(), 1).double()
+    nn.init.constant_(model.bias, 0.5)
     x = windows(1, 10, 1).requires_grad_()
     model(x).sum().backward()
     assert x.grad is not None
@@ -438,6 +439,14 @@ def test_patchtst_without_head_forecasts_the_mean() -> None:
     deviation = (x.var(1, keepdim=True, unbiased=False) + 1e-5).sqrt()
     expected = (x.mean(1, keepdim=True) + 2 * deviation).expand(-1, 8, -1)
     torch.testing.assert_close(model(x), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_patchtst_normalises_after_the_residual_sum() -> None:
+    model = PatchTST(60, 8, 3, size=dataclasses.replace(HOURLY, dropout=0.0)).double().train()
+    hidden = model.forecaster.model(windows(32, 60, 3)).last_hidden_state
+    assert hidden.shape == (32, 3, 6, 16)
+    torch.testing.assert_close(hidden.mean((0, 1, 2)), torch.zeros(16).double(), rtol=0, atol=1e-10)
+    torch.testing.assert_close(hidden.var((0, 1, 2), unbiased=False), torch.ones(16).double(), rtol=0, atol=0.01)
 
 
 def test_patchtst_moves_its_running_statistics_in_training_only() -> None:
