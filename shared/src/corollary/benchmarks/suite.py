@@ -52,8 +52,6 @@ class Suite(ABC, Generic[P]):
 
     name: ClassVar[str]
     """As the command line has it, and the stem of its files."""
-    default_baseline: ClassVar[str]
-    """The method of the selection that names no baseline."""
 
     @abstractmethod
     def plan(self, selection: Selection) -> P:

@@ -10,7 +10,6 @@ from rich.table import Table
 from rich.text import Text
 
 from corollary.benchmarks.online_forecasting import page, rows
-from corollary.benchmarks.online_forecasting.budgets import BASELINE
 from corollary.benchmarks.suite import Content, Selection, Suite
 from corollary.runs import RunRecord, RunStore
 
@@ -27,7 +26,6 @@ class OnlineForecasting(Suite["OnlinePlan"]):
     """See `budgets` for what runs, `page` for the protocol. Heavy imports wait until something runs."""
 
     name: ClassVar[str] = "online-forecasting"
-    default_baseline: ClassVar[str] = BASELINE
 
     def plan(self, selection: Selection) -> "OnlinePlan":
         """Decide what runs."""
