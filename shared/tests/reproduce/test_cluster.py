@@ -3,11 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from joblib.externals.loky import get_reusable_executor
 
 from corollary.reproduce.cluster import JoblibWorkers, ray_pool
 from corollary.reproduce.workers import Job, Outcome, StorageError
@@ -22,6 +23,12 @@ def run(pool: Callable[..., Any], jobs: list[Job]) -> tuple[dict[str, Outcome], 
         on_tick=lambda running, waiting: None,
     ) as workers:
         return workers.run(jobs), ended
+
+
+@pytest.fixture(autouse=True)
+def no_process_is_left() -> Generator[None, None, None]:
+    yield
+    get_reusable_executor().shutdown(wait=True)  # joblib keeps its processes for the next call
 
 
 def local(*arguments: Any, **callbacks: Any) -> JoblibWorkers:

@@ -46,7 +46,7 @@ class JoblibWorkers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Nothing is left: joblib ends its calls when its results are no longer read."""
+        """Nothing to end here: Ray stops the tasks of a process that ends, and joblib ends idle processes."""
 
     def run(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
         """Run all jobs and return their outcomes by name; a job that raises fails alone, with those that need it.
