@@ -9,6 +9,7 @@ from torch.nn import functional
 
 from corollary.evaluation.prequential import Stream
 from corollary.forecasting import OnlineGD, narrowed
+from corollary_proceed.concepts import clip_norm
 from corollary_proceed.model import Proceed
 
 ValidationPass = Literal["alternate", "joint", "online"]
@@ -94,12 +95,11 @@ class ProceedForecaster(OnlineGD):
         self.train(False)
         with torch.no_grad():
             window = x.unsqueeze(0)
-            drift = self.model.drift(window)
-            self._drift = drift
-            return self.model(window, drift).squeeze(0)
+            drift = self._drift = self.model.estimated_drift(window)
+            return self.model(window, clip_norm(drift) if self.model.clip else drift).squeeze(0)
 
     def observe(self) -> Mapping[str, float]:
-        """The norm of the drift that the last forecast was adapted to."""
+        """The norm of the last forecast's drift, before the clip."""
         return {} if self._drift is None else {"drift_norm": float(torch.linalg.vector_norm(self._drift))}
 
     def _go_online(self) -> None:

@@ -150,13 +150,16 @@ class Proceed(nn.Module):
         Raises:
             ValueError: the windows are not (B, L, ...), or there is no reference yet.
         """
+        drift = self.estimated_drift(x)
+        return clip_norm(drift) if self.clip else drift
+
+    def estimated_drift(self, x: Tensor) -> Tensor:
+        """The same before the clip, whose norm says how large the drift is."""
         series = self._series(x)
         if self.drift_kind == "none":
             return series.new_zeros(len(series), self.current_encoder.second.out_features)
         drift = self.current_encoder(series)
-        if self.drift_kind != "current":
-            drift = drift - self.reference_concept()
-        return clip_norm(drift) if self.clip else drift
+        return drift if self.drift_kind == "current" else drift - self.reference_concept()
 
     def coefficients(self, drift: Tensor) -> dict[str, AdaptationCoefficients]:
         """Scales and shifts of every adapted layer, by name, for drifts (d_c,) or (B, d_c)."""

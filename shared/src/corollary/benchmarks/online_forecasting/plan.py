@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from corollary.benchmarks.online_forecasting.budgets import (
     ALWAYS,
     BASELINE,
+    FIRST_SEED,
     OTHER_HORIZONS,
     PERIODS_PER_BLOCK,
     STREAM,
@@ -85,7 +86,9 @@ def make_plan(selection: Selection) -> OnlinePlan:
     cells = []
     for setting in settings:
         count = selection.seeds or (work.stream_seeds if setting.data in SWITCHING else work.seeds)
-        cells.append(_with_methods(Cell(setting=setting, seeds=tuple(range(count))), list(chosen)))
+        cells.append(
+            _with_methods(Cell(setting=setting, seeds=tuple(range(FIRST_SEED, FIRST_SEED + count))), list(chosen))
+        )
     return OnlinePlan(baseline=baseline, cells=tuple(cells), not_run=not_run)
 
 
