@@ -14,6 +14,8 @@ from corollary_proceed.method import ProceedMethod
 from corollary_proceed.model import Proceed
 from corollary_proceed.tuning import ProceedConfig, ProceedTuning, tune
 
+__version__ = "0.1.0"
+
 __all__ = [
     "AdaptationCoefficients",
     "AdaptationGenerator",

@@ -405,7 +405,8 @@ PAPER = Paper(
   booktitle = {Proceedings of the 31st ACM SIGKDD Conference on Knowledge Discovery and Data Mining},
   pages     = {2020--2031},
   year      = {2025},
-  doi       = {10.1145/3690624.3709210}
+  doi       = {10.1145/3690624.3709210},
+  note      = {arXiv:2412.08435}
 }""",
     summary="The label of a forecast is complete only H steps later, so every online update is late. "
     "Proceed estimates how "
