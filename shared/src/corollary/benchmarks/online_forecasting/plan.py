@@ -125,8 +125,9 @@ def _settings(selection: Selection) -> tuple[list[Setting], dict[str, str]]:
     return settings, not_run
 
 
-def _with_methods(cell: Cell, methods: Sequence[str]) -> Cell:
-    recipes, not_run = {}, {}
+def _with_methods(cell: Cell, methods: Sequence[str], skipped: Sequence[str]) -> Cell:
+    recipes: dict[str, Online] = {}
+    not_run = dict.fromkeys(skipped, "takes minutes a run on this backbone; name it with --methods")
     for name in methods:
         try:
             options = method_class(name).preset(cell.setting).options
