@@ -1,4 +1,4 @@
-"""A claim that stays green when the method is broken tests nothing: each exact claim meets plausible mistakes and fails."""
+"""A claim that stays green when the method is broken tests nothing: each exact claim meets mistakes and fails."""
 
 import pytest
 import torch

@@ -86,9 +86,10 @@ def make_plan(selection: Selection) -> OnlinePlan:
     cells = []
     for setting in settings:
         count = selection.seeds or (work.stream_seeds if setting.data in SWITCHING else work.seeds)
-        cells.append(
-            _with_methods(Cell(setting=setting, seeds=tuple(range(FIRST_SEED, FIRST_SEED + count))), list(chosen))
-        )
+        seeds = tuple(range(FIRST_SEED, FIRST_SEED + count))
+        skipped = () if methods else work.left_out_of.get(setting.backbone, ())
+        named = [name for name in chosen if name not in skipped]
+        cells.append(_with_methods(Cell(setting=setting, seeds=seeds), named, skipped))
     return OnlinePlan(baseline=baseline, cells=tuple(cells), not_run=not_run)
 
 
