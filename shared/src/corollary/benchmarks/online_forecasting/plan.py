@@ -115,6 +115,9 @@ def _settings(selection: Selection) -> tuple[list[Setting], dict[str, str]]:
             not_run[data] = str(error)
             continue
         for backbone in backbones:
+            if not selection.backbones and (data, backbone) in work.settings_left_out:
+                not_run[f"{data}, {backbone}"] = "takes minutes a run; name the backbone with --backbones"
+                continue
             for horizon in selection.horizons or work.horizons.get(backbone, OTHER_HORIZONS):
                 setting = make_setting(data, backbone, horizon)
                 try:
