@@ -91,14 +91,14 @@ def test_windows_and_labels_of_another_size_are_refused() -> None:
 def test_an_update_sees_the_old_reference_and_a_forecast_the_new_one(monkeypatch: pytest.MonkeyPatch) -> None:
     forecaster = make_forecaster()
     model, seen = forecaster.model, []
-    true = model.drift
+    true = model.estimated_drift
 
     def watched(x: Tensor) -> Tensor:
         assert model._reference is not None
         seen.append((x.clone(), model._reference.clone()))
         return true(x)
 
-    monkeypatch.setattr(model, "drift", watched)
+    monkeypatch.setattr(model, "estimated_drift", watched)
     x, y = batch(3, seed=0)
     forecaster.update(x[0], y[0])
     forecaster.update(x[1], y[1])
@@ -143,13 +143,13 @@ def test_a_forecast_changes_nothing() -> None:
     assert forecaster.model.get_extra_state()["reference"] is state["reference"]
 
 
-def test_the_trace_is_the_norm_of_the_drift_of_the_last_forecast() -> None:
+def test_the_trace_is_the_norm_of_the_drift_of_the_last_forecast_before_the_clip() -> None:
     forecaster = make_forecaster()
     assert forecaster.observe() == {}
     x, _ = batch(2, seed=0)
     for window in x:
         forecaster.predict(window)
-        norm = torch.linalg.vector_norm(forecaster.model.drift(window[None])).detach()
+        norm = torch.linalg.vector_norm(forecaster.model.estimated_drift(window[None])).detach()
         assert forecaster.observe() == {"drift_norm": pytest.approx(float(norm), rel=1e-12)}
     result = prequential(make_forecaster(), stream(), range(START, START + 5))
     assert list(result.traces) == ["drift_norm"]
