@@ -124,7 +124,7 @@ class MergedLayers:
     ) -> list[Tensor]:
         r"""The chain rule of `merge` in closed form.
 
-        Sets the gradients of the layers' weights and returns those of the coefficients.
+        Adds to the gradients of the layers' weights and returns those of the coefficients.
 
         .. math::
             \frac{\partial}{\partial\theta} = (\beta\alpha^\top) \odot G, \quad
@@ -148,7 +148,8 @@ class MergedLayers:
             if gradient is not None:
                 weight = row.layer.weight
                 if weight.requires_grad:
-                    weight.grad = gradient * _mask(row.layer, coefficients)
+                    own = gradient * _mask(row.layer, coefficients)
+                    weight.grad = own if weight.grad is None else weight.grad + own  # layers may share a weight
                 _scale_gradients(row.layer, coefficients, gradient * weight, target)
             if target.gamma is not None and shift is not None:
                 target.gamma.copy_(shift)

@@ -86,7 +86,6 @@ class Proceed(nn.Module):
         )
         self._merged = MergedLayers(backbone, self._layers, self.generator)
         self.freeze_backbone = freeze_backbone
-        self._fixed = {id(layer.bias) for layer in self._layers.values()}
         self._reference: Tensor | None = None
         self._average: Tensor | None = None
         self._concept: Tensor | None = None
@@ -230,7 +229,8 @@ class Proceed(nn.Module):
 
     def backbone_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the backbone except the biases of adapted layers."""
-        return (parameter for parameter in self.backbone.parameters() if id(parameter) not in self._fixed)
+        fixed = {id(layer.bias) for layer in self._layers.values()}
+        return (parameter for parameter in self.backbone.parameters() if id(parameter) not in fixed)
 
     def generator_parameters(self) -> list[nn.Parameter]:
         """Encoders and generator without its offsets: what maps a pair of windows to scales."""
