@@ -39,7 +39,7 @@ class Cell:
     recipes: Mapping[str, Online] = field(default_factory=dict)
     """By method, in the order of the selection."""
     not_run: Mapping[str, str] = field(default_factory=dict)
-    """Methods that do not fit this setting, with the reason."""
+    """Methods that do not fit this setting, or this budget, with the reason."""
 
     @property
     def block(self) -> int:
@@ -74,22 +74,21 @@ def make_plan(selection: Selection) -> OnlinePlan:
     installed = method_names()
     work = WORK[selection.budget]
     methods = _known("online method", selection.methods, installed)
-    left_out = () if methods else tuple(name for name in installed if name in work.left_out)
     baseline = _known("online method", (selection.baseline or BASELINE,), installed)[0]
     always = [name for name in ALWAYS if name in installed]
-    chosen = dict.fromkeys([*always, baseline, *(methods or [name for name in installed if name not in left_out])])
+    chosen = dict.fromkeys([*always, baseline, *(methods or installed)])
     if selection.seeds is not None and selection.seeds < 1:
         raise ValueError(f"seeds must be 1 or more, got {selection.seeds}")
     settings, not_run = _settings(selection)
     reason = f"takes too long for budget {selection.budget}, unless --methods names it"
-    not_run |= {name: reason for name in left_out if name not in chosen}
     cells = []
     for setting in settings:
         count = selection.seeds or (work.stream_seeds if setting.data in SWITCHING else work.seeds)
         seeds = tuple(range(FIRST_SEED, FIRST_SEED + count))
-        skipped = () if methods else work.left_out_of.get(setting.backbone, ())
-        named = [name for name in chosen if name not in skipped]
-        cells.append(_with_methods(Cell(setting=setting, seeds=seeds), named, skipped))
+        skipped = () if methods else work.left_out.get(setting.backbone, ())
+        slow = {name: reason for name in chosen if name in skipped and name != baseline}
+        named = [name for name in chosen if name not in slow]
+        cells.append(_with_methods(Cell(setting=setting, seeds=seeds, not_run=slow), named))
     return OnlinePlan(baseline=baseline, cells=tuple(cells), not_run=not_run)
 
 
@@ -115,9 +114,6 @@ def _settings(selection: Selection) -> tuple[list[Setting], dict[str, str]]:
             not_run[data] = str(error)
             continue
         for backbone in backbones:
-            if not selection.backbones and (data, backbone) in work.settings_left_out:
-                not_run[f"{data}, {backbone}"] = "takes minutes a run; name the backbone with --backbones"
-                continue
             for horizon in selection.horizons or work.horizons.get(backbone, OTHER_HORIZONS):
                 setting = make_setting(data, backbone, horizon)
                 try:
@@ -129,9 +125,8 @@ def _settings(selection: Selection) -> tuple[list[Setting], dict[str, str]]:
     return settings, not_run
 
 
-def _with_methods(cell: Cell, methods: Sequence[str], skipped: Sequence[str]) -> Cell:
-    recipes: dict[str, Online] = {}
-    not_run = dict.fromkeys(skipped, "takes minutes a run on this backbone; name it with --methods")
+def _with_methods(cell: Cell, methods: Sequence[str]) -> Cell:
+    recipes, not_run = {}, dict(cell.not_run)
     for name in methods:
         try:
             options = method_class(name).preset(cell.setting).options
