@@ -259,10 +259,7 @@ class Encoding(nn.Module):
         return self.encoder(x)
 
 
-FAST = pytest.mark.xfail(raises=AssertionError, reason="the fast form reads the weights without calling the layers")
-
-
-@pytest.mark.parametrize("gradients", [True, pytest.param(False, marks=FAST)])
+@pytest.mark.parametrize("gradients", [True, False])  # without gradients torch takes its fast path
 def test_both_ways_are_the_same_for_the_encoder_layer_of_torch(gradients: bool) -> None:
     adapted = Adapted(Encoding())
     adapted.network.eval()
@@ -271,15 +268,10 @@ def test_both_ways_are_the_same_for_the_encoder_layer_of_torch(gradients: bool) 
         torch.testing.assert_close(adapted.together(drift, x), adapted.apart(drift, x), rtol=0, atol=1e-12)
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="merged weights do not reach a parametrised layer")
-def test_a_reparametrised_layer_is_adapted_or_refused() -> None:
+def test_a_parametrised_layer_is_refused() -> None:
     network = Holder(nn.utils.parametrizations.weight_norm(nn.Linear(4, 2)))
-    try:
-        adapted = Adapted(network)
-    except ValueError:
-        return
-    drift, x = draw(3, DIM, seed=1), draw(3, 4, seed=2)
-    torch.testing.assert_close(adapted.together(drift, x), adapted.apart(drift, x), rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="layer has a parametrised weight"):
+        Adapted(network)
 
 
 # The modules stay as they are
@@ -328,7 +320,6 @@ class Picker(nn.Module):
         return x[:1]
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="the scaled forward removes what was there")
 def test_a_forward_that_the_layer_was_given_is_kept() -> None:
     adapted = Adapted(Holder(nn.Linear(4, 2)))
     layer = adapted.layers["layer"]

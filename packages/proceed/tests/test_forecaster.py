@@ -400,7 +400,6 @@ def test_without_its_reference_a_restored_forecaster_differs(tmp_path: Path) -> 
     assert not torch.equal(forecasts(other, START + 10, 10), expected)
 
 
-@pytest.mark.xfail(raises=AssertionError, reason="the state holds the moments of what learns online only")
 def test_a_state_from_before_the_validation_pass_is_complete_too(tmp_path: Path) -> None:
     whole = make_forecaster()
     save_checkpoint(tmp_path / "state.pt", streaming_state(whole))

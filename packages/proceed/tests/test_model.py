@@ -410,7 +410,6 @@ def test_a_closed_form_step_works_in_lower_precision(dtype: torch.dtype) -> None
         assert bool(torch.isfinite(offset.grad).all())
 
 
-@pytest.mark.xfail(raises=RuntimeError, reason="the reference is no buffer and stays behind")
 def test_the_reference_moves_with_the_model() -> None:
     model = make().float()
     assert model(batch(1, seed=0)[0].float()).dtype is torch.float32

@@ -6,7 +6,7 @@ from torch import nn
 
 from corollary.evaluation import Stream
 from corollary.papers import Level, Verdict, worst
-from corollary_proceed import adaptation, concepts, exact_adaptation, exact_online, forecaster, generator, model
+from corollary_proceed import adaptation, concepts, exact_online, forecaster, generator, model
 from corollary_proceed.claims import PAPER
 from corollary_proceed.forecaster import ProceedForecaster
 from corollary_proceed.generator import AdaptationCoefficients, GeneratorGroup
@@ -109,12 +109,6 @@ def one_kernel_position_in_the_gradient(monkeypatch):
 
 def random_start(monkeypatch):
     monkeypatch.setattr(generator.nn.init, "zeros_", lambda tensor: tensor)
-    true = exact_adaptation.wrapped
-
-    def wrapped(backbone, *, disturb=0.0, **options):
-        return true(backbone, disturb=disturb or 1e-3, **options)
-
-    monkeypatch.setattr(exact_adaptation, "wrapped", wrapped)
 
 
 def clip_left_out(monkeypatch):

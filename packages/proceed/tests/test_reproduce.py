@@ -80,7 +80,12 @@ def measurement(folder: Path, errors: dict[str, float], seed: int = 5) -> Measur
         runs[name] = folder / name.replace(" ", "-")
         constant = np.full(4, error)
         OnlineResult(
-            origins=np.arange(4), squared=constant, absolute=constant, update_ms=constant, forecast_ms=2 * constant
+            origins=np.arange(4),
+            squared=constant,
+            absolute=constant,
+            update_ms=constant,
+            forecast_ms=2 * constant,
+            traces={"drift_norm": np.array([0.5, 2.0, 4.0, 8.0])},
         ).save(runs[name] / RESULT)
     return Measurement(seed=seed, budget=Budget.FULL, runs=runs)
 
@@ -98,6 +103,8 @@ def test_gradient_descent_has_its_best_rate(tmp_path):
         "relative delay": 0.25,
         "drift adds": 0.1,
         "below ridge": -0.1,
+        "drift norm": 3.0,
+        "clipped": 0.75,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
 

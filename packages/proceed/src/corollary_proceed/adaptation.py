@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils.parametrize import is_parametrized
 
 from corollary_proceed.generator import AdaptationCoefficients, AdaptationGenerator, LayerShape
 
@@ -26,7 +27,8 @@ def adaptable_layers(
     two ways of running would differ.
 
     Raises:
-        ValueError: there is none, or ``kinds`` has a type that is neither Linear nor Conv1d.
+        ValueError: there is none, one is parametrised by `torch.nn.utils.parametrize`, or ``kinds`` has a type that is
+            neither Linear nor Conv1d.
     """
     for kind in kinds:
         if not issubclass(kind, AdaptedLayer):
@@ -35,11 +37,14 @@ def adaptable_layers(
     found = {
         name: module
         for name, module in network.named_modules()
-        if isinstance(module, kinds) and not any(name.startswith(f"{outer}.") for outer in closed)
+        if isinstance(module, kinds) and not any(name.startswith(f"{outer}." if outer else "") for outer in closed)
     }
     if not found:
         names = " or ".join(kind.__name__ for kind in kinds)
-        raise ValueError(f"{type(network).__name__} has no layer to adapt: expected a {names}")
+        raise ValueError(f"{type(network).__name__} has no layer to adapt: expected a {names or 'kind of layer'}")
+    for name, layer in found.items():
+        if is_parametrized(layer):
+            raise ValueError(f"{name} has a parametrised weight, which cannot be scaled; remove the parametrisation")
     return found
 
 
@@ -210,8 +215,14 @@ def scaled_forward(
 def _scaling(
     layers: Mapping[str, AdaptedLayer], coefficients: Mapping[str, AdaptationCoefficients], samples: int
 ) -> Generator[None]:
-    """Give every layer a scaled forward of its own for the time of one call."""
+    """Give every layer a scaled forward of its own for the time of one call.
+
+    The fast path of torch's transformer layers is off meanwhile: it reads weights without calling their layers.
+    """
+    given = {name: vars(layer).get("forward") for name, layer in layers.items()}
+    fast = torch.backends.mha.get_fastpath_enabled()
     try:
+        torch.backends.mha.set_fastpath_enabled(False)
         for name, layer in layers.items():
             if isinstance(layer, nn.Linear):
                 forward = partial(_scaled_linear, layer, coefficients[name], samples)
@@ -220,8 +231,13 @@ def _scaling(
             vars(layer)["forward"] = forward
         yield
     finally:
-        for layer in layers.values():
-            vars(layer).pop("forward", None)
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for name, layer in layers.items():
+            own = given[name]
+            if own is None:
+                vars(layer).pop("forward", None)
+            else:
+                vars(layer)["forward"] = own
 
 
 def _scaled_linear(layer: nn.Linear, coefficients: AdaptationCoefficients, samples: int, x: Tensor) -> Tensor:

@@ -64,7 +64,7 @@ def wrapped(backbone: nn.Module, *, disturb: float = 0.0, seed: int = 1, **optio
     ).double()
     model.eval()
     with torch.no_grad():
-        for group in model.generator.groups:
+        for group in model.generator.groups if disturb else ():
             group.up.weight.normal_(0, disturb)
             group.offset.normal_(0, disturb)
     model.set_reference(*batch(2, seed=seed + 1))

@@ -1,7 +1,7 @@
 """Proceed in an online run: the pass over the validation rows and the online phase."""
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -101,6 +101,17 @@ class ProceedForecaster(OnlineGD):
     def observe(self) -> Mapping[str, float]:
         """The norm of the last forecast's drift, before the clip."""
         return {} if self._drift is None else {"drift_norm": float(torch.linalg.vector_norm(self._drift))}
+
+    def state_dict(self) -> dict[str, Any]:
+        """The model with its reference, and the moments of everything, so that `prepare` can still follow."""
+        self._whole_optimizer.state.update(self.optimizer.state)  # moments that began online
+        return {"model": self.model.state_dict(), "optimizer": self._whole_optimizer.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore both."""
+        self.model.load_state_dict(state["model"])
+        self._whole_optimizer.load_state_dict(state["optimizer"])
+        self._go_online()
 
     def _go_online(self) -> None:
         self.model.freeze_generator()

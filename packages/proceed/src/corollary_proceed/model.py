@@ -1,7 +1,7 @@
 """Proceed: a forecaster whose layers are scaled by the estimated drift of the concept before it forecasts."""
 
-from collections.abc import Iterator
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -256,6 +256,13 @@ class Proceed(nn.Module):
     def freeze_generator(self) -> None:
         """The online phase: encoders and generator are fixed, backbone and offsets learn."""
         self.train_only(backbone=True, generator=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """The reference goes where the parameters go."""
+        super()._apply(fn, recurse)
+        self._concept = None
+        self._reference, self._average = (None if t is None else fn(t) for t in (self._reference, self._average))
+        return self
 
     def get_extra_state(self) -> dict[str, Any]:
         """The reference and the running average, which `state_dict` holds too."""

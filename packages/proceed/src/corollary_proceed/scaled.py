@@ -62,7 +62,10 @@ def real_data(measurement: Measurement) -> Mapping[str, float]:
     """C1, C2 and C4 with NLinear on a real data set. Gradient descent has its best rate on the test rows."""
     mse = errors(measurement.runs)
     best = min(mse[f"gd {rate:g}"] for rate in GD_RATES)
+    norms = read_result(measurement.runs["proceed"]).traces["drift_norm"]
     return {
+        "drift norm": float(np.median(norms)),
+        "clipped": float((norms > 1).mean()),
         "below best gd": best - mse["proceed"],
         "gd below frozen": mse["frozen"] - best,
         "relative": 1 - mse["proceed"] / best,

@@ -121,7 +121,7 @@ def lacking(claim: Claim, budget: Budget) -> str | None:
     if claim.measure is None:
         return claim.needs
     if not claim.seeds_for(budget):
-        return f"budget {min((b for b in Budget if claim.seeds_for(b)), key=list(Budget).index)}"
+        return f"budget {next(budget for budget in Budget if claim.seeds_for(budget))}"
     if not claim.data:
         return None
     from corollary.data import DataUnavailable, fetch
