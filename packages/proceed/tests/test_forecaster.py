@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import LeakageError, Stream, prequential
+from corollary.evaluation import LeakageError, Stream, prequential
 from corollary.forecasting import (
     Problem,
     Split,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import OnlineResult, prequential
+from corollary.evaluation import OnlineResult, prequential
 from corollary.forecasting import FitConfig, NLinear, Problem, Setting, Split, experiment, make_problem
 from corollary.runs import Run, RunStore, with_requirements
 from corollary_proceed import Proceed, ProceedConfig, ProceedTuning, tune

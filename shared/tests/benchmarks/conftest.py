@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
-from corollary.evaluation.prequential import OnlineResult
+from corollary.evaluation import OnlineResult
 from corollary.forecasting import SYNTHETIC_SETTING, Online
 from corollary.runs import Run, RunRecord, RunStore, canonical_config, write_atomically
 

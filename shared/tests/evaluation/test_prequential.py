@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from corollary.evaluation.prequential import (
+from corollary.evaluation import (
     LeakageError,
     LeakageWarning,
     LeakyStream,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from corollary.evaluation.prequential import LeakageError, LeakageWarning, OnlineForecaster, Stream, prequential
+from corollary.evaluation import LeakageError, LeakageWarning, OnlineForecaster, Stream, prequential
 from corollary.forecasting import (
     BACKBONES,
     FitConfig,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from corollary.evaluation.prequential import LeakageWarning, OnlineForecaster, OnlineResult, Prequential, prequential
+from corollary.evaluation import LeakageWarning, OnlineForecaster, OnlineResult, Prequential, prequential
 from corollary.forecasting import (
     FitConfig,
     Online,

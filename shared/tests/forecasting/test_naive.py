@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from corollary.evaluation.prequential import Stream, prequential
+from corollary.evaluation import Stream, prequential
 from corollary.forecasting import Setting, make_method, make_setting
 from corollary.forecasting.naive import Persistence, SeasonalNaive
 from corollary.runs import RunStore

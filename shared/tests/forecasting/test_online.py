@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from corollary.evaluation.prequential import LeakageError, OnlineForecaster, Prequential, Stream, prequential
+from corollary.evaluation import LeakageError, OnlineForecaster, Prequential, Stream, prequential
 from corollary.forecasting import (
     Frozen,
     NLinear,

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from corollary.evaluation.prequential import LeakageWarning
+from corollary.evaluation import LeakageWarning
 from corollary.forecasting import Problem, Split, StandardScaler, chronological_split, make_problem
 from corollary.forecasting import problem as problem_module
 from corollary.forecasting.problem import CALENDAR, calendar, split_of

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from corollary.evaluation.prequential import Stream, prequential
+from corollary.evaluation import Stream, prequential
 from corollary.forecasting import Problem, Split, make_method, make_setting, prepare_online
 from corollary.forecasting.ridge import OnlineRidge
 from corollary.runs import RunStore

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from corollary.evaluation.prequential import Stream, prequential
+from corollary.evaluation import Stream, prequential
 from corollary.forecasting import NLinear, OnlineGD, make_optimizer
 from corollary.forecasting.river import RiverForecaster
 

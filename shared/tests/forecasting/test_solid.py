@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import LeakageWarning, LeakyStream, Stream, prequential
+from corollary.evaluation import LeakageWarning, LeakyStream, Stream, prequential
 from corollary.forecasting import NLinear, make_method, make_setting
 from corollary.forecasting.selection import History, Rows, Selection
 from corollary.forecasting.solid import SOLID, SOLIDMethod, SOLIDpp, SOLIDppMethod, head_parameters

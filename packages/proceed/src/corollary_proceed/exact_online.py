@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from corollary.evaluation.prequential import LeakyStream, Stream, prequential
+from corollary.evaluation import LeakyStream, Stream, prequential
 from corollary.forecasting import NLinear, OnlineGD, make_optimizer
 from corollary.papers import Measurement
 from corollary_proceed.exact_adaptation import HORIZON, LOOKBACK, VARIATES, backbones, batch, wrapped

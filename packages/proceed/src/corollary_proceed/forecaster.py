@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from corollary.evaluation.prequential import Stream
+from corollary.evaluation import Stream
 from corollary.forecasting import OnlineGD, narrowed
 from corollary_proceed.concepts import clip_norm
 from corollary_proceed.model import Proceed

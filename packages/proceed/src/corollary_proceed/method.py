@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from corollary.evaluation.prequential import OnlineForecaster
+from corollary.evaluation import OnlineForecaster
 from corollary.forecasting import FitConfig, OnlineMethod, Problem, Setting, set_rate
 from corollary.runs import Run, RunStore
 from corollary_proceed.forecaster import ProceedForecaster, ValidationPass

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import prequential
+from corollary.evaluation import prequential
 from corollary.forecasting import (
     FitConfig,
     FitHistory,

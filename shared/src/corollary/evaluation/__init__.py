@@ -11,15 +11,12 @@ from corollary.evaluation.intervals import (
 )
 from corollary.evaluation.pass_at_k import distinct_correct, pass_at_k
 from corollary.evaluation.prequential import (
-    LeakageError,
-    LeakageWarning,
-    LeakyStream,
     OnlineForecaster,
     OnlineResult,
     Prequential,
-    Stream,
     prequential,
 )
+from corollary.evaluation.stream import LeakageError, LeakageWarning, LeakyStream, Stream
 
 __all__ = [
     "Interval",

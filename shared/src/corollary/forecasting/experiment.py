@@ -12,9 +12,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import OnlineForecaster, OnlineResult, Prequential
+from corollary.evaluation import OnlineForecaster, OnlineResult, Prequential
 from corollary.forecasting.backbones import backbone, make_backbone
-from corollary.forecasting.fitting import FitConfig, fit, make_optimizer, set_rate
+from corollary.forecasting.fitting import FitConfig, fit, make_optimizer, mean_squared_error, set_rate
 from corollary.forecasting.online import restore_streaming_state, streaming_state
 from corollary.forecasting.problem import Problem, make_problem
 from corollary.papers.matching import unknown
@@ -82,20 +82,13 @@ class Pretrain(Recipe):
         optimizer = make_optimizer(config.optimizer, model.parameters(), config.rate)
         held_out = problem.windows(problem.validation_origins)
 
-        def validate() -> float:
-            model.eval()
-            with torch.no_grad():  # in parts: a convolutional backbone holds large activations
-                parts = zip(held_out.x.split(256), held_out.y.split(256), strict=True)
-                errors = [(model(x) - y).square().sum() for x, y in parts]
-            return torch.stack(errors).sum().item() / held_out.y.numel()
-
         history = fit(
             model,
             optimizer,
             problem.windows(problem.training_origins),
             config,
             loss=lambda x, y: functional.mse_loss(model(x), y),
-            validate=validate if config.patience is not None else None,
+            validate=(lambda: mean_squared_error(model, held_out)) if config.patience is not None else None,
             on_epoch=lambda epoch, value: directory.progress(epoch, config.epochs, f"loss {value:.3f}"),
         )
         save_checkpoint(directory.path / MODEL, {"model": model.state_dict(), "optimizer": optimizer.state_dict()})

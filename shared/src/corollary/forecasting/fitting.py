@@ -85,6 +85,15 @@ def narrowed(optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter
     return narrow
 
 
+def mean_squared_error(model: nn.Module, windows: Windows, *, part: int = 256) -> float:
+    """Error of a model in evaluation mode over all windows, ``part`` of them at a time: activations may be large."""
+    model.eval()
+    with torch.no_grad():
+        parts = zip(windows.x.split(part), windows.y.split(part), strict=True)
+        errors = [(model(x) - y).square().sum() for x, y in parts]
+    return torch.stack(errors).sum().item() / windows.y.numel()
+
+
 def fit(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,

@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import nn
 
-from corollary.evaluation.prequential import OnlineForecaster
+from corollary.evaluation import OnlineForecaster
 from corollary.forecasting.backbones import backbone
 from corollary.forecasting.backbones.fsnet import LastRows, set_online
 from corollary.forecasting.experiment import OnlineMethod, Pretrain, Setting, pretrained

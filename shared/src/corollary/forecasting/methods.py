@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Self
 
-from corollary.evaluation.prequential import OnlineForecaster
+from corollary.evaluation import OnlineForecaster
 from corollary.forecasting.experiment import OnlineMethod, Setting, pretrained
 from corollary.forecasting.online import Frozen, OnlineGD
 from corollary.forecasting.problem import Problem

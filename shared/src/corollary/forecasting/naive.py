@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from corollary.evaluation.prequential import OnlineForecaster, Stream
+from corollary.evaluation import OnlineForecaster, Stream
 from corollary.forecasting.experiment import OnlineMethod, Setting
 from corollary.forecasting.problem import Problem
 from corollary.runs import Run, RunStore

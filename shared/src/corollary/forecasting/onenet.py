@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import OnlineForecaster
+from corollary.evaluation import OnlineForecaster
 from corollary.forecasting.backbones.fsnet import LastRows, make_fsnet, set_online
 from corollary.forecasting.experiment import MODEL, OnlineMethod, Pretrain, Setting, pretrained
-from corollary.forecasting.fitting import fit, make_optimizer, set_rate
+from corollary.forecasting.fitting import fit, make_optimizer, mean_squared_error, set_rate
 from corollary.forecasting.fsnet import fsnet_setting
 from corollary.forecasting.methods import GD_RATES
 from corollary.forecasting.online import Frozen
@@ -227,20 +227,13 @@ class PretrainOneNet(Recipe):
             model.mixture.learn(mixing, first, second, y)
             return functional.mse_loss(first, y) + functional.mse_loss(second, y)
 
-        def validate() -> float:
-            model.eval()
-            with torch.no_grad():  # in parts: folded variates hold large activations
-                parts = zip(held_out.x.split(64), held_out.y.split(64), strict=True)
-                errors = [(model(x) - y).square().sum() for x, y in parts]
-            return torch.stack(errors).sum().item() / held_out.y.numel()
-
         history = fit(
             model,
             optimizer,
             problem.windows(problem.training_origins),
             config,
             loss=loss,
-            validate=validate if config.patience is not None else None,
+            validate=(lambda: mean_squared_error(model, held_out, part=64)) if config.patience is not None else None,
             on_epoch=lambda epoch, value: directory.progress(epoch, config.epochs, f"loss {value:.3f}"),
         )
         state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "mixing": mixing.state_dict()}

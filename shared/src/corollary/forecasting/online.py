@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import OnlineForecaster, Stream
+from corollary.evaluation import OnlineForecaster, Stream
 
 
 class Frozen:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from corollary.data import find_dataset, load_table
-from corollary.evaluation.prequential import LeakyStream, Stream
+from corollary.evaluation import LeakyStream, Stream
 from corollary.forecasting.synthetic import SWITCHING, switching_levels
 
 CALENDAR = ("minute", "hour", "day_of_week", "day", "day_of_year", "month", "week")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import OnlineForecaster
+from corollary.evaluation import OnlineForecaster
 from corollary.forecasting.experiment import OnlineMethod, Setting, pretrained
 from corollary.forecasting.methods import GD_RATES
 from corollary.forecasting.online import OnlineGD

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corollary.evaluation.prequential import OnlineForecaster, Stream
+from corollary.evaluation import OnlineForecaster, Stream
 from corollary.forecasting.experiment import OnlineMethod, Setting
 from corollary.forecasting.problem import Problem
 from corollary.runs import Run, RunStore

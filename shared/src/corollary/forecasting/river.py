@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from corollary.evaluation.prequential import OnlineForecaster
+from corollary.evaluation import OnlineForecaster
 
 
 class RiverForecaster:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from corollary.evaluation.prequential import OnlineForecaster, Stream
+from corollary.evaluation import OnlineForecaster, Stream
 from corollary.forecasting.experiment import OnlineMethod, Setting, pretrained
 from corollary.forecasting.online import Frozen
 from corollary.forecasting.problem import Problem

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
-from corollary.evaluation import paired_block_bootstrap
-from corollary.evaluation.prequential import OnlineResult
+from corollary.evaluation import OnlineResult, paired_block_bootstrap
 from corollary.forecasting import Online, method_class, read_result
 from corollary.forecasting.experiment import ENTRY_POINTS
 from corollary.runs import Run, RunRecord, RunStore, commit_of, describe_versions

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from corollary.benchmarks.online_forecasting.measured import complete_results
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
 from corollary.benchmarks.online_forecasting.rows import stem
-from corollary.evaluation.prequential import OnlineResult
+from corollary.evaluation import OnlineResult
 from corollary.forecasting import Problem
 from corollary.runs import RunStore
 
