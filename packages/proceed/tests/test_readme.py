@@ -1,5 +1,6 @@
 """The tables of the README that are typed by hand say what the runs used."""
 
+import json
 from pathlib import Path
 
 from corollary.papers import Budget
@@ -7,6 +8,7 @@ from corollary_proceed.experiments import SEEDS, etth2_runs, stream_runs, tcn_ru
 from corollary_proceed.forecaster import ProceedForecaster
 from corollary_proceed.method import ProceedMethod
 
+RESULTS = Path(__file__).parents[1] / "results"
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
@@ -58,6 +60,32 @@ def test_pre_training():
 
 def test_seeds():
     assert f"the seeds of the verdicts ({SEEDS[Budget.FULL][0]} to {SEEDS[Budget.FULL][-1]})" in README
+
+
+def measured(claim, quantity):
+    """Mean over seeds in the recorded result."""
+    content = json.loads((RESULTS / f"{claim}.json").read_text(encoding="utf-8"))
+    (finding,) = [item for item in content["findings"] if item["quantity"] == quantity]
+    return sum(finding["values"]) / len(finding["values"])
+
+
+def test_the_figures_beside_the_reference_values_are_the_recorded_ones():
+    text = " ".join(README.split())
+    for words, claim, quantity, digits in (
+        ("Proceed {} (1.568 there)", "C2-ETTh2", "mse proceed", 3),
+        ("drift set to zero {} (1.561)", "C2-ETTh2", "mse none", 3),
+        ("gradient descent at 1e-4 {} (1.869)", "C2-ETTh2", "mse gd 0.0001", 3),
+        ("leaky {} (1.649)", "C2-ETTh2", "mse leaky", 3),
+        ("frozen {} [", "C2-ETTh2", "mse frozen", 2),
+        ("gradient descent {} (3.215)", "C2-TCN", "mse gd", 3),
+        ("Proceed {} (2.933)", "C2-TCN", "mse proceed", 3),
+        ("frozen {} (3.396)", "C2-TCN", "mse frozen", 3),
+    ):
+        assert words.format(f"{measured(claim, quantity):.{digits}f}") in text
+    for claim in ("C2-ETTh2", "C2-ETTh1"):
+        assert measured(claim, "clipped") == 1  # "active at every step"
+        assert measured(claim, "drift adds") < 0  # "the error is slightly lower"
+    assert measured("C2-ETTh1", "mse ridge") < measured("C2-ETTh1", "mse proceed")
 
 
 def test_the_trace_is_in_the_glossary():

@@ -51,6 +51,9 @@ PUBLISHED: dict[tuple[str, str, int], tuple[float, float, int, int, int]] = {
 }
 """Tuning rate, online rate, d_c, r and batch size, by backbone, data set and horizon (scripts at commit 466b682)."""
 
+PATCHTST = (3e-3, 3e-4, 200, 32, 16)
+"""For PatchTST on ETTh2 at other horizons, such as 24, which have no script: rates of H = 48, default sizes."""
+
 LINEAR = (3e-3, 1e-4, 50, 32, 16)
 """For NLinear and DLinear, which have no script: those of the reference runs of the official code on ETTh2."""
 
@@ -86,7 +89,8 @@ class ProceedMethod(OnlineMethod):
         if setting.backbone == "linear":
             values = SYNTHETIC
         else:
-            at_home = PUBLISHED.get((setting.backbone, "ETTh2", setting.horizon), LINEAR)
+            default = PATCHTST if setting.backbone == "patchtst" else LINEAR
+            at_home = PUBLISHED.get((setting.backbone, "ETTh2", setting.horizon), default)
             values = PUBLISHED.get((setting.backbone, setting.data, setting.horizon), at_home)
         rate, online_rate, concept_dim, bottleneck_dim, batch_size = values
         return cls(
