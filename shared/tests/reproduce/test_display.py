@@ -73,6 +73,11 @@ def test_few_seeds_are_said_to_be_the_reason() -> None:
     assert "No verdict on C12: budget quick has too few seeds for one; --budget full decides." in text
 
 
+def test_a_claim_that_only_reports_is_not_said_to_lack_seeds():
+    reported = replace(CLAIM, verdict=Verdict.NO_VERDICT, findings=CLAIM.findings[1:])
+    assert "No verdict on" not in summary(100, reported)
+
+
 def test_pipe_gets_a_wide_table() -> None:
     assert wide_enough(Console(file=io.StringIO(), width=40)).width == 120
     assert wide_enough(Console(file=io.StringIO(), width=40, force_terminal=True)).width == 40

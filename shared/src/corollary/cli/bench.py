@@ -49,7 +49,7 @@ class Bench:
     horizons: Annotated[Words, tyro.conf.arg(metavar="STEPS")] = ()
     """Horizons of these data sets, such as 24,48, instead of the budget's."""
     seeds: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"
-    """Seeds 0 to N - 1 for every setting; auto = as many as the budget says."""
+    """How many seeds for every setting; auto = as many as the budget says."""
     budget: Annotated[str, tyro.conf.arg(metavar="{smoke,quick,full}")] = "quick"
     """How much work: smoke = is everything wired up; quick = a first look in minutes; full = what is published."""
     workers: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"

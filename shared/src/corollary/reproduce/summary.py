@@ -45,7 +45,9 @@ def print_summary(results: Sequence[ClaimResult], console: Console) -> None:
         console.print(Text(CAPTION, style="dim"))
         console.print()
     console.print(Text.assemble(*_counted(results)))
-    few = [result for result in results if result.verdict is Verdict.NO_VERDICT]
+    # A claim whose quantities are only reported has no verdict on any budget.
+    gated = [result for result in results if any(finding.verdict is not None for finding in result.findings)]
+    few = [result for result in gated if result.verdict is Verdict.NO_VERDICT]
     if any(result.budget is not Budget.FULL for result in few):
         ids = ", ".join(result.claim for result in few)
         reason = "never gives one" if few[0].budget is Budget.SMOKE else "has too few seeds for one"
