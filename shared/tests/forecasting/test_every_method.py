@@ -151,7 +151,7 @@ def test_forecasts_do_not_depend_on_later_values(case: Case) -> None:
         assert not torch.equal(other[seen + 1 :], clean[seen + 1 :])  # the poison is there
 
 
-@pytest.mark.filterwarnings("ignore::corollary.evaluation.prequential.LeakageWarning")
+@pytest.mark.filterwarnings("ignore::corollary.evaluation.LeakageWarning")
 def test_the_poison_shows_under_the_leaky_protocol(gd: Case) -> None:
     seen = STEPS - 2
     clean = online(gd, gd.problem, leaky=True)
