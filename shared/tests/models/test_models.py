@@ -1,12 +1,13 @@
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
-from corollary.models import SmallModel, WarmStart
+from corollary.models import SmallModel, WarmStart, warm_start
 from corollary.runs import Run, RunStore
-from corollary.tasks import make_task
+from corollary.tasks import Demonstrations, make_task
 
 
 def weights(model):
@@ -67,3 +68,28 @@ def test_the_same_recipe_is_trained_once(store, monkeypatch):
 
 def test_another_recipe_has_another_key():
     assert Run(RECIPE, 0).key != Run(WarmStart(**{**vars(RECIPE), "steps": 41}), 0).key
+
+
+class Padded:
+    """digit-sum, with two columns of padding behind every demonstration."""
+
+    def __init__(self, task, filler):
+        self.task, self.filler = task, filler
+
+    def __getattr__(self, name):
+        return getattr(self.task, name)
+
+    def demonstrations(self, count, rng, **options):
+        tokens, learned = self.task.demonstrations(count, rng, **options)
+        padding = np.full((count, 2), self.filler)
+        return Demonstrations(np.hstack([tokens, padding]), np.hstack([learned, padding < 0]))
+
+
+def test_only_completion_tokens_are_learned(monkeypatch, tmp_path):
+    recipe, found = replace(RECIPE, steps=2, batch_size=8), []
+    for filler in (3, 9):
+        monkeypatch.setattr(warm_start, "make_task", lambda name, f=filler: Padded(make_task(name), f))
+        store = RunStore(tmp_path / str(filler))
+        store.execute(Run(recipe, 0))
+        found.append(weights(recipe.load(store, seed=0)))
+    assert torch.equal(*found)

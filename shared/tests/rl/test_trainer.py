@@ -188,6 +188,70 @@ def test_micro_batches_change_memory_and_not_the_result(aggregation, micro_batch
     assert a == pytest.approx(b)
 
 
+class Strongest(Algorithm):
+    """The tokens whose log-probability moved most, by the mini-batch's own maximum, weigh least."""
+
+    metrics = {"strongest/shift": "Largest change of a log-probability in a mini-batch."}
+
+    def prepare_mini_batch(self, batch, stats):
+        assert not stats.log_prob.requires_grad
+        shift = (stats.log_prob - batch.old_log_probs).abs() * batch.mask
+        weight = 1 - shift / (shift.max() + 1e-3)
+        return replace(
+            batch,
+            per_token={"weight": weight},
+            mask=batch.mask & (shift < 0.9 * shift.max() + 1e-3),
+            metrics={"strongest/shift": shift.max().item()},
+        )
+
+    def token_loss(self, batch, stats):
+        return batch.per_token["weight"] * super().token_loss(batch, stats)
+
+
+@pytest.mark.parametrize("micro_batch_size", [1, 5])
+def test_what_is_relative_to_a_mini_batch_does_not_depend_on_micro_batches(micro_batch_size):
+    whole = trainer(dtype=torch.float64, algorithm=Strongest())
+    parts = trainer(replace(CONFIG, micro_batch_size=micro_batch_size), dtype=torch.float64, algorithm=Strongest())
+    plain = trainer(dtype=torch.float64)
+    for _ in range(2):
+        a, b, _ = whole.step(), parts.step(), plain.step()
+    torch.testing.assert_close(weights(parts), weights(whole), rtol=0, atol=1e-12)
+    assert a == pytest.approx(b)
+    assert a["strongest/shift"] > 0
+    assert (weights(plain) - weights(whole)).abs().max() > 1e-4
+
+
+def test_a_mini_batch_shows_the_policy_as_it_is_now():
+    seen = []
+
+    class Watching(Algorithm):
+        def prepare_mini_batch(self, batch, stats):
+            seen.append(float(((stats.log_prob - batch.old_log_probs) * batch.mask).abs().max()))
+            return batch
+
+    watched, plain = trainer(algorithm=Watching()), trainer()
+    watched.step(), plain.step()
+    assert seen[0] == 0 < seen[1]
+    assert torch.equal(weights(watched), weights(plain)), "looking changes nothing"
+
+
+class FirstHalfOnly(Algorithm):
+    """The second half of the rows has no advantage."""
+
+    def prepare(self, batch):
+        half = torch.arange(len(batch)) < len(batch) // 2
+        return replace(batch, advantages=batch.advantages * half[:, None], in_order=True)
+
+    def prepare_mini_batch(self, batch, stats):
+        return replace(batch, metrics={"seen": float((batch.advantages != 0).any())})
+
+
+def test_a_batch_in_order_is_not_shuffled():
+    run = trainer(replace(CONFIG, epochs=2), algorithm=FirstHalfOnly())
+    metrics = run.step()
+    assert metrics["seen"] == 0.5, "of both mini-batches, in both epochs, the first alone learns"
+
+
 def test_one_on_policy_step_is_the_policy_gradient():
     # SGD in place of AdamW; before the first update the ratio is 1, so the gradient is that of -mean(A log p).
     run = trainer(replace(CONFIG, mini_batches=1, max_grad_norm=1e9), dtype=torch.float64)

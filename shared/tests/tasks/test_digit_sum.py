@@ -51,7 +51,7 @@ def test_the_verifier_of_running_sums_checks_every_sum():
 
 
 def test_demonstrations_without_jitter_are_all_correct(task):
-    rows = task.demonstrations(500, np.random.default_rng(0), jitter_probability=0.0)
+    rows = task.demonstrations(500, np.random.default_rng(0), jitter_probability=0.0).tokens
     assert rows.shape == (500, 4 + task.max_completion_length)
     for row in rows.tolist():
         prompt = task.prompt(10 * row[1] + row[2])
@@ -60,7 +60,7 @@ def test_demonstrations_without_jitter_are_all_correct(task):
 
 
 def test_jitter_misses_as_often_as_it_says(task):
-    rows = task.demonstrations(20_000, np.random.default_rng(1), jitter=3, jitter_probability=0.7)
+    rows = task.demonstrations(20_000, np.random.default_rng(1), jitter=3, jitter_probability=0.7).tokens
     off = Counter(sum(task.digits(row[4:])) - (10 * row[1] + row[2]) for row in rows.tolist())
     assert set(off) == set(range(-3, 4))
     # 0.3 + 0.7 / 7 of the sums are right, up to 4 standard errors.

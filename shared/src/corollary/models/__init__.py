@@ -1,6 +1,7 @@
 """Small causal language models and their supervised warm start."""
 
 from corollary.models.small import SmallModel
+from corollary.models.start import StartingPolicy
 from corollary.models.warm_start import WarmStart
 
-__all__ = ["SmallModel", "WarmStart"]
+__all__ = ["SmallModel", "StartingPolicy", "WarmStart"]

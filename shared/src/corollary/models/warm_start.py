@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from corollary.models.small import SmallModel
-from corollary.runs import Recipe, Run, RunDirectory, RunStore, write_atomically
+from corollary.models.start import StartingPolicy
+from corollary.runs import Run, RunDirectory, RunStore, write_atomically
 from corollary.tasks import DemonstratedTask, make_task
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ WEIGHTS = "policy.pt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class WarmStart(Recipe):
+class WarmStart(StartingPolicy):
     """Train a small model from scratch on a task's imperfect demonstrations.
 
     AdamW with linear warm-up and cosine decay on the completion tokens' cross-entropy; fresh demonstrations every
@@ -53,18 +54,16 @@ class WarmStart(Recipe):
         task = cast("DemonstratedTask", make_task(self.task))
         model = self.model.build(task.vocab_size, seed=seed)
         rng = np.random.default_rng(seed)
-        prompt_length = len(task.prompts("train")[0].tokens)
         optimizer = torch.optim.AdamW(model.parameters(), lr=self.learning_rate, fused=True)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self._rate)
         losses = []
         for step in range(self.steps):
-            ids = torch.from_numpy(
-                task.demonstrations(
-                    self.batch_size, rng, jitter=self.jitter, jitter_probability=self.jitter_probability
-                )
+            shown = task.demonstrations(
+                self.batch_size, rng, jitter=self.jitter, jitter_probability=self.jitter_probability
             )
-            logits = model(input_ids=ids, use_cache=False).logits[:, prompt_length - 1 : -1]
-            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, prompt_length:].flatten())
+            ids, learned = torch.from_numpy(shown.tokens), torch.from_numpy(shown.completion_mask[:, 1:].copy())
+            logits = model(input_ids=ids, use_cache=False).logits[:, :-1]
+            loss = torch.nn.functional.cross_entropy(logits[learned], ids[:, 1:][learned])
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()

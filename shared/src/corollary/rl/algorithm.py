@@ -4,16 +4,18 @@ A paper of the GRPO family is a subclass of `Algorithm` that overrides what the 
 life of a batch::
 
     rollouts -> advantages(rollouts)
-             -> prepare(batch)                 once per batch, statistics of the behaviour policy known
-             -> token_loss(batch, stats)       per micro-batch; the trainer aggregates and steps
-                update_metrics(batch, stats)   beside it, for the log
-             -> observe(metrics)               once per batch, after the last step on it
+             -> prepare(batch)                    once per batch, statistics of the behaviour policy known
+             -> prepare_mini_batch(batch, stats)  once per optimiser step, statistics of the trained policy known
+             -> token_loss(batch, stats)          per micro-batch; the trainer aggregates and steps
+                update_metrics(batch, stats)      beside it, for the log
+             -> observe(metrics)                  once per batch, after the last step on it
 
 and, before the updates, ``extra_rollouts(step)`` for a method that needs a second sample.
 
-Whatever is relative to the batch (a mean, a maximum, a choice of some tokens) belongs into `Algorithm.prepare`:
-`Algorithm.token_loss` sees a micro-batch, so what it takes over its tokens depends on how the batch is split. There is
-no reference policy yet, hence no KL penalty.
+Whatever is relative to other tokens (a mean, a maximum, a choice of some) belongs into `Algorithm.prepare` or, if it
+depends on the policy as it is being trained, into `Algorithm.prepare_mini_batch`: `Algorithm.token_loss` sees a
+micro-batch, so what it takes over its tokens depends on how the batch is split to fit into memory. There is no
+reference policy yet, hence no KL penalty.
 """
 
 from collections.abc import Mapping
@@ -102,6 +104,15 @@ class Algorithm:
         """Last change to the whole batch before the updates: masks, weights, mixing. GRPO changes nothing.
 
         Randomness comes from ``batch.generator``. `corollary.rl.concatenate` mixes ``batch`` and ``batch.extra``.
+        """
+        return batch
+
+    def prepare_mini_batch(self, batch: Batch, stats: TokenStats) -> Batch:
+        """Last change to the rows of one optimiser step before their loss. GRPO changes nothing.
+
+        ``stats`` holds `update_stats` of all these rows at the policy being trained, without gradient. A method that
+        overrides this pays one more forward pass if, and only if, its mini-batches are split into micro-batches. The
+        returned batch's ``metrics`` are logged, averaged over the mini-batches.
         """
         return batch
 

@@ -68,6 +68,8 @@ class Batch:
     """The answer to `Algorithm.extra_rollouts`, if it asked. Its group ids differ from those of the batch."""
     generator: torch.Generator | None = None
     """The run's own randomness, part of its checkpoint: for methods that choose at random."""
+    in_order: bool = False
+    """Whether mini-batches take the rows as they stand; else in a random order, a new one each epoch."""
 
     def __len__(self) -> int:
         return len(self.rollouts)
@@ -95,8 +97,8 @@ def concatenate(parts: Sequence[Batch]) -> Batch:
     """One batch of all responses of ``parts``, in order; for methods that mix samples.
 
     Prompts are padded at the left and completions at the right to the widest part, with masks False, statistics 0 and
-    token id 0 there. Group ids are kept, so a group may have members in several parts. `metrics`, `extra` and
-    `generator` are those of the first part.
+    token id 0 there. Group ids are kept, so a group may have members in several parts. `metrics`, `extra`,
+    `generator` and `in_order` are those of the first part.
 
     Raises:
         ValueError: there is no part, or the parts differ in which statistics or per-token tensors they have.

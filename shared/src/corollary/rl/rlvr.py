@@ -10,12 +10,15 @@ import torch
 from torch import nn
 
 from corollary.evaluation import distinct_correct
-from corollary.models import WarmStart
+from corollary.models import StartingPolicy
 from corollary.rl.algorithm import make_algorithm
 from corollary.rl.trainer import TrainConfig, Trainer
 from corollary.rollout import sample_completions
 from corollary.runs import Recipe, Run, RunDirectory, write_atomically
 from corollary.tasks import Task, make_task
+
+EVALUATION = "evaluation"
+"""Stem of the file with the held-out prompts of the training task."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class RLVR(Recipe):
     options: tuple[tuple[str, Any], ...] = ()
     """Fields of the algorithm's configuration, as sorted pairs; see `corollary.runs.options_of`."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    warm_start: WarmStart
+    warm_start: StartingPolicy
     warm_start_seed: int = 0
     evaluation_samples: int = 64
     """Completions of each held-out prompt after training, at temperature 1; 0 skips the evaluation."""
@@ -70,8 +73,16 @@ class RLVR(Recipe):
         )
         trainer.train()
         if self.evaluation_samples:
-            result = evaluate(model, task, samples=self.evaluation_samples, seed=seed)
-            write_atomically(directory.path / "evaluation.json", json.dumps(result))
+            for name, questions in self.evaluations().items():
+                result = evaluate(model, questions, samples=self.evaluation_samples, seed=seed)
+                write_atomically(directory.path / f"{name}.json", json.dumps(result))
+
+    def evaluations(self) -> dict[str, Task]:
+        """The tasks whose held-out prompts the trained policy answers, by the stem of the file of results.
+
+        A recipe that asks for more, such as harder prompts than those of training, overrides this.
+        """
+        return {EVALUATION: make_task(self.task)}
 
 
 def evaluate(
@@ -112,6 +123,6 @@ def read_metrics(directory: Path) -> pd.DataFrame:
     return pd.read_json(directory / "metrics.jsonl", lines=True)
 
 
-def read_evaluation(directory: Path) -> pd.DataFrame:
-    """The held-out evaluation of a run, one row a prompt."""
-    return pd.DataFrame(json.loads((directory / "evaluation.json").read_text()))
+def read_evaluation(directory: Path, name: str = EVALUATION) -> pd.DataFrame:
+    """A held-out evaluation of a run, one row a prompt; ``name`` is one of `RLVR.evaluations`."""
+    return pd.DataFrame(json.loads((directory / f"{name}.json").read_text()))

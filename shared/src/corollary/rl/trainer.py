@@ -261,11 +261,8 @@ class Trainer:
         )
         with self._timed("score"), torch.no_grad():
             needed = self.algorithm.behaviour_stats | {"log_prob", "entropy"}
-            parts = [
-                self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))
-            ]
-            behaviour = TokenStats(
-                *(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True))
+            behaviour = _joined(
+                [self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))]
             )
         advantages = self.algorithm.advantages(rollouts)
         if advantages.ndim == 1:
@@ -283,25 +280,34 @@ class Trainer:
         losses, norms = [], []
         totals: dict[str, list[Tensor]] = defaultdict(lambda: [torch.zeros(()), torch.zeros(())])
         for _ in range(self.config.epochs):
-            order = torch.randperm(len(batch), generator=self.generator, device=self.device)
+            if batch.in_order:
+                order = torch.arange(len(batch), device=self.device)
+            else:
+                order = torch.randperm(len(batch), generator=self.generator, device=self.device)
             # An algorithm may have shrunk the batch below the number of mini-batches.
             for mini_batch in order.tensor_split(min(self.config.mini_batches, len(batch))):
-                loss, norm = self._optimiser_step(batch, mini_batch, totals)
+                loss, norm = self._optimiser_step(batch.rows(mini_batch), totals)
                 losses.append(loss)
                 norms.append(norm)
         means = {name: (total / count).item() for name, (total, count) in totals.items()}
         return {"loss/policy": sum(losses) / len(losses), "grad/norm": sum(norms) / len(norms), **means}
 
-    def _optimiser_step(self, batch: Batch, mini_batch: Tensor, totals: dict[str, list[Tensor]]) -> tuple[float, float]:
-        """One AdamW step on the rows ``mini_batch``, accumulated over micro-batches."""
+    def _optimiser_step(self, batch: Batch, totals: dict[str, list[Tensor]]) -> tuple[float, float]:
+        """One AdamW step on a mini-batch, accumulated over micro-batches."""
+        parts = self._micro_batches(torch.arange(len(batch), device=self.device))
+        shared = None
+        if type(self.algorithm).prepare_mini_batch is not Algorithm.prepare_mini_batch:
+            batch, shared = self._prepare_mini_batch(batch, parts)
+            for name, value in batch.metrics.items():
+                _add(totals[name], torch.tensor(value), torch.ones(()))
         # The normalisers are the mini-batch's, so that the micro-batches' losses add up to the mini-batch's loss.
-        kept = batch.mask[mini_batch].sum(-1)
+        kept = batch.mask.sum(-1)
         token_count, sequence_count = float(kept.sum()), float((kept > 0).sum())
         self.optimizer.zero_grad(set_to_none=True)
         loss = 0.0
-        for rows in self._micro_batches(mini_batch):
+        for rows in parts:
             micro = batch.rows(rows)
-            stats = self._score(micro.rollouts, self.algorithm.update_stats)
+            stats = shared if shared is not None else self._score(micro.rollouts, self.algorithm.update_stats)
             micro_loss = aggregate(
                 self.algorithm.token_loss(micro, stats),
                 micro.mask,
@@ -314,13 +320,25 @@ class Trainer:
             loss += micro_loss.item()
             with torch.no_grad():
                 for name, (total, count) in self.algorithm.update_metrics(micro, stats).items():
-                    totals[name][0] = totals[name][0] + total.detach().double()
-                    totals[name][1] = totals[name][1] + count.double()
+                    _add(totals[name], total, count)
         norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._training_error(f"the loss is {loss} and the gradient norm {norm}")
         self.optimizer.step()
         return loss, norm
+
+    def _prepare_mini_batch(self, batch: Batch, parts: Sequence[Tensor]) -> tuple[Batch, TokenStats | None]:
+        """The algorithm's change to a mini-batch; and the statistics with gradient, if one forward pass serves both."""
+        stats = self.algorithm.update_stats
+        shared = self._score(batch.rollouts, stats) if len(parts) == 1 else None
+        with torch.no_grad():
+            if shared is not None:
+                seen = TokenStats(*(None if value is None else value.detach() for value in shared))
+            else:
+                seen = _joined([self._score(batch.rollouts.rows(rows), stats) for rows in parts])
+            prepared = self.algorithm.prepare_mini_batch(batch, seen)
+        mask = binary_mask(prepared.mask, batch.rollouts.completion_mask.shape)
+        return replace(prepared, mask=mask), shared
 
     def _training_error(self, reason: str) -> TrainingError:
         last = self.directory / "checkpoint.pt" if self.directory else None
@@ -385,6 +403,15 @@ class Trainer:
 
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     return np.random.default_rng([seed, epoch]).permutation(count).tolist()
+
+
+def _joined(parts: Sequence[TokenStats]) -> TokenStats:
+    return TokenStats(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
+
+
+def _add(so_far: list[Tensor], total: Tensor, count: Tensor) -> None:
+    so_far[0] = so_far[0] + total.detach().double()
+    so_far[1] = so_far[1] + count.double()
 
 
 def _masked_mean(values: Tensor, mask: Tensor) -> float:

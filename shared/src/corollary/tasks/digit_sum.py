@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from corollary.tasks.task import Prompt, Split
+from corollary.tasks.task import Demonstrations, Prompt, Split
 
 BOS, EQUALS, PAD, STOP = 10, 11, 12, 13
 
@@ -94,7 +94,7 @@ class DigitSum:
 
     def demonstrations(
         self, count: int, rng: np.random.Generator, *, jitter: int = 3, jitter_probability: float = 0.7
-    ) -> NDArray[np.int64]:
+    ) -> Demonstrations:
         """Imperfect solutions for supervised learning, so that the policy starts capable, diverse and often wrong.
 
         The target is uniform over all targets, held-out ones included (the warm start stands for pre-training; only
@@ -103,7 +103,7 @@ class DigitSum:
         equally likely.
 
         Returns:
-            Token ids, ``(count, 4 + max_completion_length)``.
+            Tokens, ``(count, 4 + max_completion_length)``, without padding.
         """
         targets = rng.integers(self.targets.start, self.targets.stop, size=count)
         off = rng.integers(-jitter, jitter + 1, size=count) * (rng.random(count) < jitter_probability)
@@ -114,7 +114,8 @@ class DigitSum:
             if self.running_sums:
                 total = digits[:, : position + 1].sum(1)
                 columns += [total // 10, total % 10]
-        return np.stack(columns, axis=1)
+        tokens = np.stack(columns, axis=1)
+        return Demonstrations(tokens, np.broadcast_to(np.arange(tokens.shape[1]) >= 4, tokens.shape))
 
 
 def uniform_digits(sums: NDArray[np.int64], n_digits: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,11 +45,20 @@ class Task(Protocol):
         ...
 
 
+class Demonstrations(NamedTuple):
+    """Prompts, each directly followed by a completion and padded at the right."""
+
+    tokens: NDArray[np.int64]
+    """``(count, length)``."""
+    completion_mask: NDArray[np.bool_]
+    """``(count, length)``: True on the tokens of the completions, which are what is learned."""
+
+
 class DemonstratedTask(Task, Protocol):
     """A task that can show (imperfect) solutions, for the warm start of a small model."""
 
     def demonstrations(
         self, count: int, rng: np.random.Generator, *, jitter: int, jitter_probability: float
-    ) -> NDArray[np.int64]:
-        """Prompts with their completions as token ids, ``(count, length)``."""
+    ) -> Demonstrations:
+        """Solutions that miss by up to ``jitter``, in the task's own measure, with this probability."""
         ...
