@@ -1,15 +1,36 @@
 """Policy optimisation of language models: the GRPO family and its reference trainer."""
 
-from corollary.rl.advantages import group_advantages
+from corollary.rl.advantages import group_advantages, leave_one_out_advantages, length_weighted_advantages
 from corollary.rl.algorithm import (
     GRPO,
     Algorithm,
-    ClipHigher,
-    ClipHigherConfig,
     GRPOConfig,
     RolloutRequest,
     algorithm_names,
     make_algorithm,
+)
+from corollary.rl.baselines import (
+    OPO,
+    RLOO,
+    AdaptiveEntropyBonus,
+    AdaptiveEntropyBonusConfig,
+    ClipCov,
+    ClipCovConfig,
+    ClipHigher,
+    ClipHigherConfig,
+    EntropyBonus,
+    EntropyBonusConfig,
+    KLCov,
+    KLCovConfig,
+    OPOConfig,
+    RLOOConfig,
+    clip_cov_choice,
+    entropy_estimate,
+    kl_cov_choice,
+    kl_cov_loss,
+    masked_mean,
+    next_coefficient,
+    token_covariance,
 )
 from corollary.rl.batch import Batch, Rollouts, concatenate
 from corollary.rl.losses import (
@@ -21,6 +42,7 @@ from corollary.rl.losses import (
     binary_mask,
     clip_events,
     clipped_surrogate,
+    importance_ratio,
 )
 from corollary.rl.rlvr import RLVR, evaluate, read_evaluation, read_metrics
 from corollary.rl.scoring import score
@@ -29,14 +51,26 @@ from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
 __all__ = [
     "GRPO",
     "METRICS",
+    "OPO",
+    "RLOO",
     "RLVR",
     "TRL_AGGREGATIONS",
+    "AdaptiveEntropyBonus",
+    "AdaptiveEntropyBonusConfig",
     "Algorithm",
     "Batch",
+    "ClipCov",
+    "ClipCovConfig",
     "ClipEvents",
     "ClipHigher",
     "ClipHigherConfig",
+    "EntropyBonus",
+    "EntropyBonusConfig",
     "GRPOConfig",
+    "KLCov",
+    "KLCovConfig",
+    "OPOConfig",
+    "RLOOConfig",
     "RolloutRequest",
     "Rollouts",
     "TrainConfig",
@@ -47,13 +81,23 @@ __all__ = [
     "algorithm_names",
     "at_least_float32",
     "binary_mask",
+    "clip_cov_choice",
     "clip_events",
     "clipped_surrogate",
     "concatenate",
+    "entropy_estimate",
     "evaluate",
     "group_advantages",
+    "importance_ratio",
+    "kl_cov_choice",
+    "kl_cov_loss",
+    "leave_one_out_advantages",
+    "length_weighted_advantages",
     "make_algorithm",
+    "masked_mean",
+    "next_coefficient",
     "read_evaluation",
     "read_metrics",
     "score",
+    "token_covariance",
 ]
