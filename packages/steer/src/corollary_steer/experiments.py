@@ -1,0 +1,126 @@
+"""The training runs behind the scaled claims, for each budget: all on ``digit-sum``, all from one warm start."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from corollary.models import WarmStart
+from corollary.papers import Budget
+from corollary.rl import RLVR, TrainConfig
+from corollary.runs import Run, options_of
+
+SEEDS = {Budget.SMOKE: (0,), Budget.QUICK: (0, 1, 2, 3, 4), Budget.FULL: (0, 1, 2, 3, 4)}
+"""The pilot that fixed step sizes and lengths used seed 1001."""
+
+TABLE_SEEDS = {Budget.SMOKE: (0,), Budget.QUICK: (0, 1, 2, 3, 4), Budget.FULL: tuple(range(10))}
+"""Of the measurements without training."""
+
+DOSES = (1.0, 0.7, 0.3, 0.1)
+"""``lambda_min``. 1 is the base method, 0.7 the paper's value."""
+
+PAPER_DOSE = 0.7
+
+LEARNING_RATE = 4e-4
+
+EXTREME_LEARNING_RATE = 2e-4
+
+EXTREME = {"clip_low": 0.99, "clip_high": 5.0}
+"""Ratios between 0.01 and 6 are not clipped (paper)."""
+
+LINEAR = {"mapping": "linear", "lambda_min": 0.8, "weight_max": 1.2}
+"""The released linear script."""
+
+BINARY = {"mapping": "binary", "lambda_min": PAPER_DOSE}
+"""Our reading: half the largest change is the threshold."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """How long the runs of a budget are."""
+
+    warm_start_steps: int
+    training_steps: int
+    """Each arm of C7 and C9 to C11."""
+    extreme_steps: int
+    """Each arm of C8."""
+    evaluation_samples: int
+
+
+SIZES = {
+    Budget.SMOKE: Size(warm_start_steps=20, training_steps=2, extreme_steps=2, evaluation_samples=4),
+    Budget.QUICK: Size(warm_start_steps=400, training_steps=24, extreme_steps=16, evaluation_samples=64),
+    Budget.FULL: Size(warm_start_steps=400, training_steps=160, extreme_steps=100, evaluation_samples=64),
+}
+
+
+def warm_start(budget: Budget) -> WarmStart:
+    """The policy that all runs start from."""
+    return WarmStart(task="digit-sum", steps=SIZES[budget].warm_start_steps)
+
+
+def arm(algorithm: str, budget: Budget, seed: int, *, train: TrainConfig | None = None, **options: Any) -> Run:
+    """One training run."""
+    size = SIZES[budget]
+    return Run(
+        RLVR(
+            task="digit-sum",
+            algorithm=algorithm,
+            options=options_of(options),
+            train=train or TrainConfig(steps=size.training_steps, learning_rate=LEARNING_RATE),
+            warm_start=warm_start(budget),
+            evaluation_samples=size.evaluation_samples,
+        ),
+        seed,
+    )
+
+
+def dose_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """STEER at four strengths (C7)."""
+    return {dose_name(dose): arm("steer", budget, seed, lambda_min=dose) for dose in DOSES}
+
+
+def dose_name(dose: float) -> str:
+    """What a run with this ``lambda_min`` is called."""
+    return f"lambda={dose:g}"
+
+
+def extreme_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """The base method with the usual and with the extreme clip, and STEER with the extreme clip (C8)."""
+    train = TrainConfig(steps=SIZES[budget].extreme_steps, learning_rate=EXTREME_LEARNING_RATE, mini_batches=8)
+    return {
+        "usual": arm("steer", budget, seed, train=train, lambda_min=1.0),
+        "extreme": arm("steer", budget, seed, train=train, lambda_min=1.0, **EXTREME),
+        "steer": arm("steer", budget, seed, train=train, lambda_min=PAPER_DOSE, **EXTREME),
+    }
+
+
+def method_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """STEER and what it is compared with (C9)."""
+    return {
+        "steer": arm("steer", budget, seed, lambda_min=PAPER_DOSE),
+        "base": arm("steer", budget, seed, lambda_min=1.0),
+        "grpo": arm("grpo", budget, seed),
+        "clip-higher": arm("clip-higher", budget, seed),
+    }
+
+
+def mapping_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """The three mappings (C10)."""
+    return {
+        "exponential": arm("steer", budget, seed, lambda_min=PAPER_DOSE),
+        "linear": arm("steer", budget, seed, **LINEAR),
+        "binary": arm("steer", budget, seed, **BINARY),
+    }
+
+
+def baseline_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """RLOO's and OPO's advantages, without and with STEER (C11)."""
+    return {
+        f"{advantage}{suffix}": arm("steer", budget, seed, advantage=advantage, lambda_min=dose)
+        for advantage in ("rloo", "opo")
+        for suffix, dose in (("", 1.0), (" + steer", PAPER_DOSE))
+    }
+
+
+def tail_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """The run whose weights are described (tail)."""
+    return {"steer": arm("steer", budget, seed, lambda_min=PAPER_DOSE)}
