@@ -23,13 +23,13 @@ LEARNING_RATE = 4e-4
 
 EXTREME_LEARNING_RATE = 2e-4
 
-EXTREME = {"clip_low": 0.99, "clip_high": 5.0}
+EXTREME: dict[str, Any] = {"clip_low": 0.99, "clip_high": 5.0}
 """Ratios between 0.01 and 6 are not clipped (paper)."""
 
-LINEAR = {"mapping": "linear", "lambda_min": 0.8, "weight_max": 1.2}
+LINEAR: dict[str, Any] = {"mapping": "linear", "lambda_min": 0.8, "weight_max": 1.2}
 """The released linear script."""
 
-BINARY = {"mapping": "binary", "lambda_min": PAPER_DOSE}
+BINARY: dict[str, Any] = {"mapping": "binary", "lambda_min": PAPER_DOSE}
 """Our reading: half the largest change is the threshold."""
 
 
