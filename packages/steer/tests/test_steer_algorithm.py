@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from corollary.models import SmallModel
-from corollary.rl import GRPO, METRICS, GRPOConfig, TrainConfig, Trainer, aggregate, make_algorithm
+from corollary.rl import GRPO, METRICS, OPO, RLOO, GRPOConfig, TrainConfig, Trainer, aggregate, make_algorithm
 from corollary.tasks import make_task
-from corollary_steer import Steer, SteerConfig, SteerLoss, entropy_change, opo_advantages, rloo_advantages
+from corollary_steer import Steer, SteerConfig, SteerLoss, entropy_change
 
 TASK = make_task("digit-sum")
 CONFIG = TrainConfig(steps=2, prompts_per_step=8, group_size=4, mini_batches=2, learning_rate=1e-2)
@@ -165,9 +165,9 @@ def test_advantages_can_be_those_of_rloo_and_opo():
     rollouts = batch.rollouts
     assert torch.equal(algorithm.advantages(rollouts), GRPO().advantages(rollouts))
     rloo = Steer(SteerConfig(advantage="rloo")).advantages(rollouts)
-    assert torch.equal(rloo, rloo_advantages(rollouts.rewards, rollouts.group_ids))
+    assert torch.equal(rloo, RLOO().advantages(rollouts))
     opo = Steer(SteerConfig(advantage="opo")).advantages(rollouts)
-    assert torch.equal(opo, opo_advantages(rollouts.rewards, rollouts.lengths, rollouts.group_ids))
+    assert torch.equal(opo, OPO().advantages(rollouts))
     assert not torch.allclose(rloo, opo)
 
 

@@ -10,7 +10,7 @@ import pytest
 from corollary.papers import Budget, Level, Measurement, Verdict
 from corollary.reproduce.measuring import Provenance, judge, measure_seed
 from corollary_steer import scaled
-from corollary_steer.claims import PAPER
+from corollary_steer.claims import COMPARED, PAPER
 from corollary_steer.experiments import DOSES, dose_name
 
 SCALED = {claim.id: claim for claim in PAPER.claims if claim.level is Level.SCALED}
@@ -52,7 +52,7 @@ def extreme(swapped):
 def ranked(*names):
     """The first is the best by held-out accuracy; swapped, the worst."""
     return lambda swapped: {
-        name: {"entropy": 1.0, "correct": 20 + 10 * (k if swapped else len(names) - k)} for k, name in enumerate(names)
+        name: {"entropy": 1.0, "correct": 5 + 5 * (k if swapped else len(names) - k)} for k, name in enumerate(names)
     }
 
 
@@ -65,7 +65,7 @@ PLANTED = {
     "C7": doses,
     "C7-reward": doses,
     "C8": extreme,
-    "C9": ranked("steer", "base", "grpo", "clip-higher"),
+    "C9": ranked("steer", *COMPARED),
     "C10": ranked("exponential", "linear", "binary"),
     "C11": pairs,
 }
@@ -130,7 +130,7 @@ def test_roughness_is_the_spread_of_the_change_and_not_the_change(tmp_path):
 def test_accuracy_is_a_difference_of_held_out_rates(tmp_path):
     names = ("steer", "base", "grpo", "clip-higher")
     values = scaled.accuracy(
-        measurement(tmp_path, **{name: {"entropy": 1.0, "correct": 20 + 8 * k} for k, name in enumerate(names)})
+        measurement(tmp_path, **{name: {"entropy": 1.0, "correct": 5 + 8 * k} for k, name in enumerate(names)})
     )
     differences = [values[f"{name}: avg"] for name in names[1:]]
     assert differences == pytest.approx([-1 / 8, -2 / 8, -3 / 8])

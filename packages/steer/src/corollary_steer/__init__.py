@@ -2,7 +2,6 @@
 
 from corollary_steer.algorithms import Steer, SteerConfig
 from corollary_steer.entropy_change import Quadrants, entropy_change, entropy_gradient, quadrant_masks
-from corollary_steer.group_baselines import opo_advantages, rloo_advantages
 from corollary_steer.loss import SteerLoss, SteerOutput
 from corollary_steer.weights import SteerWeights, steer_weights
 
@@ -17,8 +16,6 @@ __all__ = [
     "SteerWeights",
     "entropy_change",
     "entropy_gradient",
-    "opo_advantages",
     "quadrant_masks",
-    "rloo_advantages",
     "steer_weights",
 ]

@@ -9,9 +9,15 @@ from torch import Tensor
 from torch.distributed import ProcessGroup
 
 from corollary.kernels import TokenStats
-from corollary.rl import Algorithm, Batch, GRPOConfig, Rollouts
+from corollary.rl import (
+    Algorithm,
+    Batch,
+    GRPOConfig,
+    Rollouts,
+    leave_one_out_advantages,
+    length_weighted_advantages,
+)
 from corollary_steer.entropy_change import Form, check_form
-from corollary_steer.group_baselines import opo_advantages, rloo_advantages
 from corollary_steer.weights import (
     METRICS,
     Mode,
@@ -130,10 +136,13 @@ class Steer(Algorithm):
 
     def advantages(self, rollouts: Rollouts) -> Tensor:
         """GRPO's, RLOO's or OPO's, one for each response."""
+        singleton = self.config.singleton
         if self.config.advantage == "rloo":
-            return rloo_advantages(rollouts.rewards, rollouts.group_ids)
+            return leave_one_out_advantages(rollouts.rewards, rollouts.group_ids, singleton=singleton)
         if self.config.advantage == "opo":
-            return opo_advantages(rollouts.rewards, rollouts.lengths, rollouts.group_ids)
+            return length_weighted_advantages(
+                rollouts.rewards, rollouts.lengths, rollouts.group_ids, singleton=singleton
+            )
         return super().advantages(rollouts)
 
     def weights(self, batch: Batch, stats: TokenStats) -> SteerWeights:

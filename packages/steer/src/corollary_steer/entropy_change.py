@@ -17,8 +17,7 @@ from typing import Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from corollary.rl import at_least_float32, clip_events
-from corollary.rl.losses import LOG_RATIO_BOUND
+from corollary.rl import at_least_float32, clip_events, importance_ratio
 
 Form = Literal["released", "ratio", "exact"]
 
@@ -129,7 +128,7 @@ def entropy_change(
         x_old = old.exp().clamp(SMALLEST_PROBABILITY, 1)
         omega = a / x_old * (1 - x) * entropy_gradient(x.log(), h)
     else:
-        ratio = (new - old).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
+        ratio = importance_ratio(new, old)
         if sum_p2 is not None and sum_p2_log_p is not None and form == "exact":
             mean = h * at_least_float32(sum_p2.detach()) + at_least_float32(sum_p2_log_p.detach())
             omega = a * ratio * (entropy_gradient(new, h) + mean)

@@ -26,6 +26,17 @@ EXTREME_LEARNING_RATE = 2e-4
 EXTREME: dict[str, Any] = {"clip_low": 0.99, "clip_high": 5.0}
 """Ratios between 0.01 and 6 are not clipped (paper)."""
 
+BASELINES = (
+    "grpo",
+    "clip-higher",
+    "entropy-bonus",
+    "forking-tokens",
+    "entropy-advantage",
+    "clip-cov",
+    "kl-cov",
+)
+"""Of the core, each with its own defaults (C9)."""
+
 LINEAR: dict[str, Any] = {"mapping": "linear", "lambda_min": 0.8, "weight_max": 1.2}
 """The released linear script."""
 
@@ -47,8 +58,8 @@ class Size:
 
 SIZES = {
     Budget.SMOKE: Size(warm_start_steps=20, training_steps=2, extreme_steps=2, evaluation_samples=4),
-    Budget.QUICK: Size(warm_start_steps=400, training_steps=24, extreme_steps=16, evaluation_samples=64),
-    Budget.FULL: Size(warm_start_steps=400, training_steps=160, extreme_steps=100, evaluation_samples=64),
+    Budget.QUICK: Size(warm_start_steps=400, training_steps=20, extreme_steps=12, evaluation_samples=32),
+    Budget.FULL: Size(warm_start_steps=400, training_steps=140, extreme_steps=100, evaluation_samples=64),
 }
 
 
@@ -98,8 +109,7 @@ def method_runs(budget: Budget, seed: int) -> dict[str, Run]:
     return {
         "steer": arm("steer", budget, seed, lambda_min=PAPER_DOSE),
         "base": arm("steer", budget, seed, lambda_min=1.0),
-        "grpo": arm("grpo", budget, seed),
-        "clip-higher": arm("clip-higher", budget, seed),
+        **{name: arm(name, budget, seed) for name in BASELINES},
     }
 
 

@@ -27,7 +27,8 @@ STYLES = {
     "steer": ("STEER, lambda_min 0.7", "#0072B2", "-"),
     "base": ("base: lambda_min 1", "#000000", "-"),
     "grpo": ("GRPO (0.2, 0.2)", "#E69F00", "--"),
-    "clip-higher": ("clip-higher", "#009E73", "-."),
+    "entropy-bonus": ("entropy bonus", "#009E73", "-."),
+    "clip-cov": ("Clip-Cov", "#CC79A7", ":"),
     "usual": ("base, usual clip", "#E69F00", "--"),
     "extreme": ("base, extreme clip", "#000000", "-"),
 }
@@ -49,7 +50,7 @@ def draw(inputs: PlotInputs) -> Sequence[Path]:
     if extreme := inputs.runs.get("C8"):
         figures["extreme"] = training_curves(extreme, ("usual", "extreme", "steer"))
     if methods := inputs.runs.get("C9"):
-        figures["methods"] = training_curves(methods, ("grpo", "clip-higher", "base", "steer"))
+        figures["methods"] = training_curves(methods, ("grpo", "entropy-bonus", "clip-cov", "base", "steer"))
     paths = []
     for name, figure in figures.items():
         figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)
