@@ -1,6 +1,6 @@
 """The training runs behind the scaled claims, for each budget: all on ``digit-sum``, all from one warm start."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from corollary.models import WarmStart
@@ -50,7 +50,7 @@ class Size:
 
     warm_start_steps: int
     training_steps: int
-    """Each arm of C7 and C9 to C11."""
+    """Each arm of C7 and C9 to C11; four times as many, of a quarter of the samples, for OPO."""
     extreme_steps: int
     """Each arm of C8."""
     evaluation_samples: int
@@ -58,7 +58,7 @@ class Size:
 
 SIZES = {
     Budget.SMOKE: Size(warm_start_steps=20, training_steps=2, extreme_steps=2, evaluation_samples=4),
-    Budget.QUICK: Size(warm_start_steps=400, training_steps=20, extreme_steps=12, evaluation_samples=32),
+    Budget.QUICK: Size(warm_start_steps=400, training_steps=16, extreme_steps=12, evaluation_samples=32),
     Budget.FULL: Size(warm_start_steps=400, training_steps=140, extreme_steps=100, evaluation_samples=64),
 }
 
@@ -123,10 +123,20 @@ def mapping_runs(budget: Budget, seed: int) -> dict[str, Run]:
 
 
 def baseline_runs(budget: Budget, seed: int) -> dict[str, Run]:
-    """RLOO's and OPO's advantages, without and with STEER (C11)."""
+    """RLOO's and OPO's advantages, without and with STEER (C11).
+
+    OPO is strictly on-policy: a rollout batch is a quarter of the usual one, and one optimiser step is made on it.
+    """
+    usual = TrainConfig(steps=SIZES[budget].training_steps, learning_rate=LEARNING_RATE)
+    on_policy = replace(
+        usual,
+        steps=usual.steps * usual.mini_batches,
+        prompts_per_step=usual.prompts_per_step // usual.mini_batches,
+        mini_batches=1,
+    )
     return {
-        f"{advantage}{suffix}": arm("steer", budget, seed, advantage=advantage, lambda_min=dose)
-        for advantage in ("rloo", "opo")
+        f"{advantage}{suffix}": arm("steer", budget, seed, train=train, advantage=advantage, lambda_min=dose)
+        for advantage, train in (("rloo", usual), ("opo", on_policy))
         for suffix, dose in (("", 1.0), (" + steer", PAPER_DOSE))
     }
 
