@@ -184,16 +184,13 @@ def trained(monkeypatch, tmp_path):
     return run
 
 
-def test_weights_that_are_computed_and_not_applied_turn_the_training_claims_red(monkeypatch, trained):
+@pytest.mark.parametrize("identifier", ["C7", "C10"])
+def test_weights_that_are_computed_and_not_applied_turn_a_training_claim_red(monkeypatch, trained, identifier):
     monkeypatch.setattr(algorithms.Steer, "token_loss", Algorithm.token_loss)
-    steer = ("steer: roughness", "steer: divergence", "steer: reward")
-    same = {"C7": None, "C8": steer, "C9": ("base: avg",), "C10": None, "C11": None}
-    for identifier, quantities in same.items():
-        claim, values = trained(identifier)
-        gated = [gate.quantity for gate in claim.gates if (gate.above, gate.below) != (None, None)]
-        compared = gated if quantities is None else quantities
-        assert [values[name] for name in compared] == [0.0] * len(compared), identifier
-        assert worst(findings(claim, values).values()) is Verdict.NOT_REPRODUCED
+    claim, values = trained(identifier)
+    gated = findings(claim, values)
+    assert [values[name] for name in gated] == [0.0] * len(gated)
+    assert set(gated.values()) == {Verdict.NOT_REPRODUCED}
 
 
 def test_applied_weights_make_a_difference(trained):
@@ -211,7 +208,8 @@ def test_swapped_forms_turn_the_tail_red(monkeypatch):
     }
 
 
-def test_every_measured_claim_meets_a_bug_here():
+def test_every_measured_claim_meets_a_bug():
     untrained = {claim for claim, *_ in BUGS} | {"tail"}
-    # Without a common range of rewards C7-reward has no value at this size: test_steer_measurements swaps its arms.
-    assert untrained | {"C7", "C8", "C9", "C10", "C11"} | {"C7-reward"} == {claim.id for claim in MEASURED}
+    # These are differences of the same two numbers for other runs: test_steer_measurements swaps their arms.
+    swapped = {"C7-reward", "C8", "C9", "C11"}
+    assert untrained | {"C7", "C10"} | swapped == {claim.id for claim in MEASURED}

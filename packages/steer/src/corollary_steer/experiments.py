@@ -57,7 +57,7 @@ class Size:
 
 
 SIZES = {
-    Budget.SMOKE: Size(warm_start_steps=20, training_steps=2, extreme_steps=2, evaluation_samples=4),
+    Budget.SMOKE: Size(warm_start_steps=10, training_steps=2, extreme_steps=2, evaluation_samples=2),
     Budget.QUICK: Size(warm_start_steps=400, training_steps=16, extreme_steps=12, evaluation_samples=32),
     Budget.FULL: Size(warm_start_steps=400, training_steps=140, extreme_steps=100, evaluation_samples=64),
 }
