@@ -96,6 +96,7 @@ def predicted_and_measured() -> Figure:
         axis.scatter(changes[name], truth, s=5, color="#0072B2", alpha=0.5)
         low, high = axis.get_xlim()
         axis.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=0)
+        axis.set_ylim(1.1 * truth.min(), 1.1 * truth.max())
         axis.set(xlabel="predicted [nats]", title=f"{label}: r = {np.corrcoef(changes[name], truth)[0, 1]:.2f}")
         axis.title.set_fontsize(9)
     figure.axes[0].set_ylabel("true change [nats]")
