@@ -252,6 +252,15 @@ def test_a_batch_in_order_is_not_shuffled():
     assert metrics["seen"] == 0.5, "of both mini-batches, in both epochs, the first alone learns"
 
 
+def test_an_object_may_ask_for_statistics_of_its_own():
+    asking = GRPO()
+    asking.behaviour_stats = asking.behaviour_stats | {"sum_p2"}
+    for algorithm, present in ((asking, True), (GRPO(), False)):
+        run = trainer(algorithm=algorithm)
+        behaviour = run._batch(run._next_prompts(), 1.0).behaviour
+        assert (behaviour.sum_p2 is not None) == present
+
+
 def test_one_on_policy_step_is_the_policy_gradient():
     # SGD in place of AdamW; before the first update the ratio is 1, so the gradient is that of -mean(A log p).
     run = trainer(replace(CONFIG, mini_batches=1, max_grad_norm=1e9), dtype=torch.float64)

@@ -60,6 +60,7 @@ from corollary.rl.losses import (
     clipped_surrogate,
     importance_ratio,
 )
+from corollary.rl.results import end_of, entropy_gain_at_equal_reward, held_out
 from corollary.rl.rlvr import RLVR, evaluate, read_evaluation, read_metrics
 from corollary.rl.scoring import score
 from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
@@ -112,11 +113,14 @@ __all__ = [
     "clip_events",
     "clipped_surrogate",
     "concatenate",
+    "end_of",
     "entropy_advantages",
     "entropy_estimate",
+    "entropy_gain_at_equal_reward",
     "evaluate",
     "group_advantages",
     "has_signal",
+    "held_out",
     "high_entropy_tokens",
     "importance_ratio",
     "kl_cov_choice",

@@ -75,10 +75,11 @@ class Algorithm:
     """
 
     Config: ClassVar[type[GRPOConfig]] = GRPOConfig
-    behaviour_stats: ClassVar[frozenset[str]] = frozenset({"log_prob", "entropy"})
-    """The statistics that `prepare` needs at the behaviour policy (no gradient)."""
-    update_stats: ClassVar[frozenset[str]] = frozenset({"log_prob"})
-    """The statistics that `token_loss` needs at the policy being trained (with gradient)."""
+    behaviour_stats: frozenset[str] = frozenset({"log_prob", "entropy"})
+    """The statistics that are needed at the behaviour policy (no gradient). An object whose options ask for more sets
+    its own."""
+    update_stats: frozenset[str] = frozenset({"log_prob"})
+    """The statistics that `token_loss` needs at the policy being trained (with gradient); likewise."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """Glossary of the metrics that this method adds to the trainer's."""
     process_group: ProcessGroup | None = None
