@@ -89,8 +89,8 @@ def mix_batch(
     picked_weight, rest_weight = torch.ones_like(picked.advantages), torch.ones_like(rest.advantages)
     if mode == "additive":
         alpha = implicit_alpha(len(chosen), len(batch)) if alpha is None else alpha
-        per_response = picked.mask.sum(-1, keepdim=True)
-        rest_count = rest.mask.sum()
+        per_response = picked.mask.sum(-1, keepdim=True).double()
+        rest_count = rest.mask.sum().double()
         count = rest_count + per_response.sum()
         # Where there is no token there is nothing to weigh: the clamps only keep 0 out of the denominators.
         rest_weight *= count / rest_count.clamp(min=1)

@@ -1,8 +1,9 @@
 """Where tabular policies start: the digit frequencies of imperfect demonstrations."""
 
 import io
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from corollary_aepo.tabular import DIGITS, PROMPT_LENGTH, PreviousDigit, Remaini
 
 WEIGHTS = "policy.pt"
 
-POLICIES: dict[str, type[TabularPolicy]] = {"remaining-sum": RemainingSum, "previous-digit": PreviousDigit}
+POLICIES: dict[str, Callable[[int], TabularPolicy]] = {"remaining-sum": RemainingSum, "previous-digit": PreviousDigit}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +30,8 @@ class TabularStart(StartingPolicy):
     version: ClassVar[int] = 1
 
     task: str = "digit-sum"
-    memory: Literal["remaining-sum", "previous-digit"] = "remaining-sum"
+    memory: str = "remaining-sum"
+    """What the policy knows of its own digits: ``"remaining-sum"`` or ``"previous-digit"``."""
     demonstrations: int = 100_000
     smoothing: float = 20.0
     """Added to every count."""
