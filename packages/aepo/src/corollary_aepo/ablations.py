@@ -31,7 +31,7 @@ class AblatedAEPO(AEPO):
     """AEPO without one of its parts."""
 
     Config = AblatedAEPOConfig
-    config: AblatedAEPOConfig
+    config: AblatedAEPOConfig  # ty: ignore[incompatible-mutable-override]
 
     def extra_rollouts(self, step: int) -> RolloutRequest:
         """AEPO's request, at temperature 1 if that is what is ablated."""

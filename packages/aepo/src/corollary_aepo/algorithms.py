@@ -1,4 +1,4 @@
-"""AEPO on top of GRPO: a second sample at the controller's temperature, and its correct responses as REINFORCE samples."""
+"""AEPO on top of GRPO: correct responses of a second sample, at the controller's temperature, are reinforced."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace

@@ -66,8 +66,8 @@ def control_gates(targets: tuple[float, ...]) -> tuple[Gate, ...]:
 EXACT = (
     Claim(
         id="C7",
-        statement="REINFORCE on rewarded samples at temperature T raises the entropy for T > 1, leaves it for T = 1 and "
-        "lowers it for T < 1, to first order, if every sample is rewarded; with one rewarded action T has no effect.",
+        statement="REINFORCE on rewarded samples at temperature T raises the entropy for T > 1, leaves it for T = 1 "
+        "and lowers it for T < 1, to first order, if every sample is rewarded; with one rewarded action T has no effect.",
         source="The theorem of v5/v6 (its own wording was not readable); derived here",
         level=Level.EXACT,
         gates=(
@@ -93,7 +93,7 @@ EXACT = (
         source="The gradient of the README, and the released code",
         level=Level.EXACT,
         gates=(
-            Gate("reinforce_gradient", "(i) largest error of the gradient against mean (p - e_a)", below=ROUNDING),
+            Gate("reinforce_gradient", "(i) gradient against mean (p - e_a)", below=ROUNDING),
             Gate("replace_mode", "(ii) replace mode against (1 - w) (GRPO' + alpha REINFORCE)", below=ROUNDING),
             Gate("additive_mode", "(ii) additive mode against the formula, any lengths", below=ROUNDING),
             Gate("scored_at_1", "(iii) second sample's log-probabilities against T = 1", below=ROUNDING),
@@ -231,9 +231,7 @@ SCALED = (
             gate
             for metric in ("pass@1", "pass@64")
             for gate in (
-                Gate(
-                    f"{metric}: over low", f"{metric}: mean of inner targets minus H = {NETWORK_TARGETS[0]:g}", above=0
-                ),
+                Gate(f"{metric}: over low", f"{metric}: mean of inner H minus H = {NETWORK_TARGETS[0]:g}", above=0),
                 Gate(f"{metric}: over high", f"{metric}: the same minus H = {NETWORK_TARGETS[-1]:g}", above=0),
                 *(Gate(f"{metric}: {t:g}", f"{metric} at H = {t:g}") for t in NETWORK_TARGETS),
             )
@@ -258,7 +256,7 @@ SCALED = (
     ),
     Claim(
         id="C6",
-        statement="No coefficient of an entropy bonus holds the entropy at a target as well as AEPO at matched accuracy.",
+        statement="No coefficient of an entropy bonus holds the entropy as well as AEPO does at matched accuracy.",
         source="Comparison with Entropy-Reg",
         level=Level.SCALED,
         gates=(

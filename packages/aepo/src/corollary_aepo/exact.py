@@ -1,4 +1,4 @@
-"""Measurements of the exact claims: the sign proposition, gradient identities, and parity with the released code's rules.
+"""Measurements of the exact claims: the sign proposition, gradient identities, parity with the released code's rules.
 
 All in float64. Each compares what the package computes with something that does not use the package: a central
 difference, a formula written out, or the released code's step in plain lists.

@@ -38,8 +38,8 @@ NETWORK_TARGETS = (0.25, 0.5, 1.0, 1.5, 2.0)
 CONTROLLED = (0.5, 1.0, 1.5)
 """The targets of the transformer that C2 judges."""
 
-COEFFICIENTS = (0.003, 0.01, 0.03)
-"""Of the entropy bonus; the last is the field's default in the released code."""
+COEFFICIENTS = (0.01, 0.03, 0.1)
+"""Of the entropy bonus, around the default of the field in the released code."""
 
 ABLATIONS = ("temperature", "selection", "reinforce")
 
@@ -61,7 +61,7 @@ SIZES = {
         table_steps=80, network_steps=20, warm_start_steps=400, demonstrations=100_000, evaluation_samples=64
     ),
     Budget.FULL: Size(
-        table_steps=300, network_steps=280, warm_start_steps=800, demonstrations=100_000, evaluation_samples=256
+        table_steps=300, network_steps=260, warm_start_steps=800, demonstrations=100_000, evaluation_samples=256
     ),
 }
 

@@ -23,15 +23,15 @@ def aepo_loss(
 ) -> Tensor:
     r"""The loss of a mixed batch.
 
-    Replace mode (``alpha=None``, the released code): the clipped surrogate of all rows, those of ``reinforce_mask`` with
-    advantage 1, aggregated together. Additive mode (the formula):
+    Replace mode (``alpha=None``, the released code): the clipped surrogate of all rows, those of ``reinforce_mask``
+    with advantage 1, aggregated together. Additive mode (the formula):
 
     .. math:: L = L_\text{GRPO} - \alpha\, \frac1m \sum_{i=1}^m \frac{1}{T_i} \sum_t \log \pi_\theta(o_{i,t})
 
     with the aggregate of the other rows as :math:`L_\text{GRPO}`.
 
-    Symbols: :math:`\log\pi_\theta` ``log_probs``, :math:`\alpha` ``alpha``, :math:`m` the rows of ``reinforce_mask`` with
-    at least one token, :math:`T_i` their tokens.
+    Symbols: :math:`\log\pi_\theta` ``log_probs``, :math:`\alpha` ``alpha``, :math:`m` the rows of ``reinforce_mask``
+    with at least one token, :math:`T_i` their tokens.
 
     Args:
         log_probs: Under the policy that is trained, at temperature 1, nats, ``(B, T)``; carries the gradient.
