@@ -67,7 +67,7 @@ EXACT = (
     Claim(
         id="C7",
         statement="REINFORCE on rewarded samples at temperature T raises the entropy for T > 1, leaves it for T = 1 "
-        "and lowers it for T < 1, to first order, if all samples are rewarded; with one rewarded action T does nothing.",
+        "and lowers it for T < 1, to first order, if all samples are rewarded; one rewarded action: T does nothing.",
         source="The theorem of v5/v6 (its own wording was not readable); derived here",
         level=Level.EXACT,
         gates=(

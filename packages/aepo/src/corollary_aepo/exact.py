@@ -22,7 +22,7 @@ from corollary_aepo.released_step import ReleasedController, released_step
 from corollary_aepo.tabular import RemainingSum
 
 VOCABULARIES = (2, 3, 5, 10, 20, 50)
-PAIRS = 4000
+PAIRS = 1000
 """Random (p, T) pairs of each vocabulary and side of T = 1."""
 SIGN_TOLERANCE = 1e-12
 """A slope this close to 0 has no sign in float64."""
