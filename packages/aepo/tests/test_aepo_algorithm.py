@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from corollary.kernels import TokenStats
+from corollary.kernels import TokenStats, token_stats
 from corollary.rl import GRPO, METRICS, TrainConfig, Trainer, make_algorithm
 from corollary.tasks import make_task
 from corollary_aepo import AEPO, AblatedAEPO, AblatedAEPOConfig, AEPOConfig, RemainingSum
@@ -240,6 +240,23 @@ def test_without_reinforce_the_second_sample_keeps_its_advantages():
     rows = torch.tensor([1, 3, 4, 5])
     assert torch.equal(mixed.rollouts.completion_ids[:4], second.rollouts.completion_ids[rows])
     assert torch.equal(mixed.advantages[:4], second.advantages[rows])
+
+
+@pytest.mark.parametrize(("estimator", "learns"), [("analytic", True), ("sampled", False)])
+def test_the_sampled_entropy_bonus_has_no_gradient_on_average(estimator, learns):
+    """The baseline's pitfall, on a sample with exactly the policy's frequencies: the expectation without noise."""
+    odds = torch.tensor([16, 4, 4, 1])
+    logits = odds.double().log().requires_grad_()
+    actions = torch.repeat_interleave(torch.arange(4), odds)[:, None]
+    algorithm = make_algorithm("entropy-bonus", coefficient=1.0, estimator=estimator)
+    batch = random_batch(torch.Generator(), logits.detach()[None], torch.ones(len(actions), dtype=torch.int64))
+    batch = replace(batch, advantages=torch.zeros_like(batch.advantages))
+    stats = token_stats(logits.expand(len(actions), 1, -1), actions, stats=("log_prob", "entropy"))
+    (gradient,) = torch.autograd.grad(algorithm.token_loss(batch, stats).mean(), logits)
+    if learns:
+        assert gradient.abs().max() > 0.1
+    else:
+        assert gradient.abs().max() < 1e-15
 
 
 def test_the_package_offers_its_algorithms_by_name():

@@ -4,7 +4,6 @@ from corollary_aepo.ablations import AblatedAEPO, AblatedAEPOConfig
 from corollary_aepo.algorithms import AEPO, AEPOConfig, mc_entropy
 from corollary_aepo.controller import EntropyController
 from corollary_aepo.digit_strings import entropy_ceiling
-from corollary_aepo.entropy_bonus import EntropyBonus, EntropyBonusConfig
 from corollary_aepo.loss import aepo_loss
 from corollary_aepo.mixing import implicit_alpha, mix_batch
 from corollary_aepo.selection import select_reinforce
@@ -18,8 +17,6 @@ __all__ = [
     "AEPOConfig",
     "AblatedAEPO",
     "AblatedAEPOConfig",
-    "EntropyBonus",
-    "EntropyBonusConfig",
     "EntropyController",
     "PreviousDigit",
     "RemainingSum",

@@ -39,7 +39,7 @@ CONTROLLED = (0.5, 1.0, 1.5)
 """The targets of the transformer that C2 judges."""
 
 COEFFICIENTS = (0.01, 0.03, 0.1)
-"""Of the entropy bonus, around the default of the field in the released code."""
+"""Of the entropy bonus; the middle one is the default of the field in the released code."""
 
 ABLATIONS = ("temperature", "selection", "reinforce")
 
@@ -190,5 +190,5 @@ def bonus_runs(budget: Budget, seed: int) -> dict[str, Run]:
     runs = network_runs(budget, seed)
     return {
         **{f"H={target:g}": runs[f"H={target:g}"] for target in CONTROLLED},
-        **{f"bonus {c:g}": network(budget, seed, "aepo-entropy-bonus", coefficient=c) for c in COEFFICIENTS},
+        **{f"bonus {c:g}": network(budget, seed, "entropy-bonus", coefficient=c) for c in COEFFICIENTS},
     }
