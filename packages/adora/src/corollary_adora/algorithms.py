@@ -37,8 +37,7 @@ class AdoraAlgorithmConfig(GRPOConfig):
     tau: float | None = None
     correct_threshold: float | None = None
     max_length: int | None = None
-    """See `AdoraConfig`. None keeps the preset's; a number no response reaches, such as the longest plus one, counts all
-    failures."""
+    """A number that no response reaches, such as the longest plus one, counts all failures."""
     empty_failure: EmptyFailure | None = None
     no_success: NoSuccess | None = None
     generation_limit: int | None = None

@@ -1,9 +1,9 @@
 """parity: how many of some bits are set, odd or even? The policy may answer at once or write running parities first.
 
-The prompt is ``BOS`` and twelve slots, bits and then blanks, and ``=``. A completion is any number of running parities
-(``even`` or ``odd``), an answer (``so even`` or ``so odd``) and the stop token. The reward looks at the answer alone. To
-answer at once is to compute the parity of all bits in one forward pass; with a scratchpad each token needs one bit and
-the token before it. So longer answers are better ones, as in chains of thought, and yet a policy may fail in both ways.
+The prompt is ``BOS``, twelve slots with bits and then blanks, and ``=``. A completion is any number of running parities
+(``even`` or ``odd``), an answer (``so even`` or ``so odd``) and the stop token. The reward looks at the answer alone.
+Who answers at once must compute the parity of all bits in one forward pass; with a scratchpad each token needs one bit
+and the token before it. So longer answers are better ones, as in chains of thought, and a policy may fail in both ways.
 
 * ``parity``: 6 to 10 bits.
 * ``parity-long``: 12 bits, more than any prompt of the other, for a policy that was trained on that one.

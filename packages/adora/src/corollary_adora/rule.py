@@ -45,8 +45,8 @@ class AdoraConfig:
     tau: float = 0.5
     """Largest success rate that counts as difficult."""
     correct_threshold: float = 1.01
-    """A response is correct if its reward is *above* this. 1.01 fits the scores of Logic-RL's Knights and Knaves (3 for a
-    right answer); for rewards of 0 and 1 take 0.5."""
+    """A response is correct if its reward is *above* this. 1.01 fits the scores of Logic-RL's Knights and Knaves (3 for
+    a right answer); for rewards of 0 and 1 take 0.5."""
     max_length: int | None = 4054
     """Wrong responses of this length or more are not counted in F; None counts all."""
     empty_failure: EmptyFailure = "neg_inf"
@@ -71,9 +71,10 @@ class AdoraConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or None, got {value}")
-        if None not in (self.max_length, self.generation_limit) and self.max_length > self.generation_limit:
+        limit, longest = self.max_length, self.generation_limit
+        if limit is not None and longest is not None and limit > longest:
             warnings.warn(
-                f"max_length {self.max_length} is never reached: responses end at {self.generation_limit} tokens, so "
+                f"max_length {limit} is never reached: responses end at {longest} tokens, so "
                 "failures that were cut off count in the mean length of failures",
                 stacklevel=3,
             )

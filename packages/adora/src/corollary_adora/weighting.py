@@ -10,7 +10,7 @@ from corollary_adora.rule import groups
 
 
 class AdvantageEstimator(Protocol):
-    """Advantages from rewards alone: `corollary.rl.group_advantages`, a leave-one-out mean, or the rewards themselves."""
+    """Advantages from rewards: `corollary.rl.group_advantages`, a leave-one-out mean, or the rewards themselves."""
 
     def __call__(self, rewards: Tensor, group_ids: Tensor, /) -> Tensor:
         """``(B,)`` and ``(B,)`` to ``(B,)``, or ``(B, T)`` for an estimator of token advantages."""
