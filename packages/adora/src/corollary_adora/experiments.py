@@ -21,11 +21,16 @@ SEEDS = {Budget.SMOKE: (0,), Budget.QUICK: (0, 1), Budget.FULL: (0, 1, 2, 3, 4)}
 SENSITIVITY_SEEDS = {**SEEDS, Budget.QUICK: (0,)}
 
 LEARNING_RATE = 2e-5
-GRPO = {"dual_clip": None}
+GRPO: dict[str, Any] = {"dual_clip": None}
 """The authors' fork has no dual clip."""
-CODE = {**GRPO, "preset": "llm_2025", "correct_threshold": 0.5, "max_length": Parity.max_completion_length}
+CODE: dict[str, Any] = {
+    **GRPO,
+    "preset": "llm_2025",
+    "correct_threshold": 0.5,
+    "max_length": Parity.max_completion_length,
+}
 """The released rule for language models, on rewards of 0 and 1; a response of the largest length was cut off."""
-PAPER = {**GRPO, "preset": "llm_2026"}
+PAPER: dict[str, Any] = {**GRPO, "preset": "llm_2026"}
 """The paper's setting for language models as we read it: both criteria, weights 2 and 1."""
 
 RATE_OF_CODE = 0.91
@@ -64,7 +69,7 @@ class Size:
 
 SIZES = {
     Budget.SMOKE: Size(warm_start_steps=10, steps=3, evaluation_samples=2),
-    Budget.QUICK: Size(warm_start_steps=150, steps=24, evaluation_samples=16),
+    Budget.QUICK: Size(warm_start_steps=200, steps=24, evaluation_samples=16),
     Budget.FULL: Size(warm_start_steps=300, steps=60, evaluation_samples=32),
 }
 
