@@ -64,13 +64,14 @@ class Size:
 
     warm_start_steps: int
     steps: int
+    prompts: int
     evaluation_samples: int
 
 
 SIZES = {
-    Budget.SMOKE: Size(warm_start_steps=10, steps=3, evaluation_samples=2),
-    Budget.QUICK: Size(warm_start_steps=200, steps=24, evaluation_samples=16),
-    Budget.FULL: Size(warm_start_steps=300, steps=60, evaluation_samples=32),
+    Budget.SMOKE: Size(warm_start_steps=4, steps=2, prompts=4, evaluation_samples=2),
+    Budget.QUICK: Size(warm_start_steps=200, steps=24, prompts=32, evaluation_samples=16),
+    Budget.FULL: Size(warm_start_steps=300, steps=60, prompts=32, evaluation_samples=32),
 }
 
 
@@ -81,7 +82,9 @@ def arm(algorithm: str, budget: Budget, seed: int, *, rate: float = 1.0, evaluat
         task="parity",
         algorithm=algorithm,
         options=options_of(options),
-        train=TrainConfig(steps=size.steps, learning_rate=LEARNING_RATE * rate, mini_batches=2),
+        train=TrainConfig(
+            steps=size.steps, prompts_per_step=size.prompts, learning_rate=LEARNING_RATE * rate, mini_batches=2
+        ),
         warm_start=WarmStart(task="parity", steps=size.warm_start_steps),
         evaluation_samples=size.evaluation_samples if evaluate else 0,
     )

@@ -82,7 +82,7 @@ def mean_advantage_bars() -> Figure:
     for shift, (weight, name) in zip((-0.2, 0.2), ((1.0, "grpo"), (0.1, "code")), strict=True):
         label, colour, _ = STYLES[name]
         values = mean_advantages(enumerate_groups(5, attenuation(weight)), INSTANCE)[0]
-        axis.bar(place + shift, values, width=0.36, color=colour, label=label)
+        axis.bar(place + shift, values.tolist(), width=0.36, color=colour, label=label)
     axis.axhline(0, color="0.6", linewidth=0.8)
     axis.set_xticks(place, [f"{kind}\np = {p:g}" for kind, p in zip(KINDS, INSTANCE[0].tolist(), strict=True)])
     axis.set(ylabel="advantage")
