@@ -116,7 +116,17 @@ def test_another_algorithm_of_the_family_can_be_weighted():
     assert torch.equal(AdoraRaw(AdoraAlgorithmConfig(preset="vl")).advantages(rollouts), rollouts.rewards * weights)
 
 
-def test_normalised_weights_have_mean_one():
+def test_a_weighting_of_ones_own_is_a_class_with_weights():
+    class ByLength(Adora):
+        def weights(self, rollouts):
+            return rollouts.lengths / 10
+
+    rollouts = rollouts_of()
+    expected = group_advantages(rollouts.rewards, rollouts.group_ids) * (torch.tensor(SIZES) / 10).double()
+    assert torch.equal(ByLength(AdoraAlgorithmConfig(**PRESET)).advantages(rollouts), expected)
+
+
+def test_weights_of_the_algorithm_have_mean_one_if_normalised():
     rollouts = rollouts_of()
     plain = Adora(AdoraAlgorithmConfig(**PRESET))
     normal = Adora(AdoraAlgorithmConfig(**PRESET, normalise=True))

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from corollary.models import SmallModel
 from corollary.papers import MIN_SEEDS, Budget, Level, Measurement, Verdict, worst
 from corollary.rl import Rollouts, group_advantages
 from corollary.runs import Run, RunStore, with_requirements
 from corollary_adora import algorithms, bandit, exact, label_noise, rule, weighting
 from corollary_adora.claims import PAPER
+from corollary_adora.experiments import TINY
 from corollary_adora.parity import Parity
 
 MEASURED = [claim for claim in PAPER.claims if claim.measure is not None]
@@ -119,13 +119,12 @@ def test_padding_counted_in_lengths_turns_c9_red(monkeypatch):
 
 
 TRAINING_CLAIMS = ("C1", "C2", "C3", "C4", "C6", "C7")
-TINY = SmallModel(hidden_size=16, layers=1, heads=2, intermediate_size=24)
 
 
 def smaller(run, *, evaluate):
     """The run at a size for tests."""
     recipe = run.recipe
-    train = replace(recipe.train, prompts_per_step=6, steps=4, learning_rate=50 * recipe.train.learning_rate)
+    train = replace(recipe.train, prompts_per_step=4, steps=4, learning_rate=500 * recipe.train.learning_rate)
     return Run(
         replace(
             recipe,

@@ -5,10 +5,10 @@ runs. Step size and steps were chosen on seed 1001 so that GRPO has left the sta
 the run ends: mean length goes from 4.5 to 8.5 tokens of the 10 that a full scratchpad needs.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from corollary.models import WarmStart
+from corollary.models import SmallModel, WarmStart
 from corollary.papers import Budget
 from corollary.rl import RLVR, TrainConfig
 from corollary.rl.rlvr import EVALUATION
@@ -66,10 +66,14 @@ class Size:
     steps: int
     prompts: int
     evaluation_samples: int
+    model: SmallModel = field(default_factory=SmallModel)
 
+
+TINY = SmallModel(hidden_size=16, layers=1, heads=2, intermediate_size=24)
+"""Enough to see that everything is wired up."""
 
 SIZES = {
-    Budget.SMOKE: Size(warm_start_steps=4, steps=2, prompts=4, evaluation_samples=2),
+    Budget.SMOKE: Size(warm_start_steps=4, steps=2, prompts=4, evaluation_samples=2, model=TINY),
     Budget.QUICK: Size(warm_start_steps=200, steps=24, prompts=32, evaluation_samples=16),
     Budget.FULL: Size(warm_start_steps=300, steps=60, prompts=32, evaluation_samples=32),
 }
@@ -85,7 +89,7 @@ def arm(algorithm: str, budget: Budget, seed: int, *, rate: float = 1.0, evaluat
         train=TrainConfig(
             steps=size.steps, prompts_per_step=size.prompts, learning_rate=LEARNING_RATE * rate, mini_batches=2
         ),
-        warm_start=WarmStart(task="parity", steps=size.warm_start_steps),
+        warm_start=WarmStart(task="parity", model=size.model, steps=size.warm_start_steps),
         evaluation_samples=size.evaluation_samples if evaluate else 0,
     )
     return Run(recipe, seed)
