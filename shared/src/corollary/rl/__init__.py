@@ -8,6 +8,7 @@ from corollary.rl.algorithm import (
     ClipHigherConfig,
     GRPOConfig,
     RolloutRequest,
+    algorithm_class,
     algorithm_names,
     make_algorithm,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "TrainingError",
     "aggregate",
     "aggregation_mode",
+    "algorithm_class",
     "algorithm_names",
     "at_least_float32",
     "binary_mask",
