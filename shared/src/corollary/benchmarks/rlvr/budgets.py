@@ -1,0 +1,100 @@
+"""How much the suite does per budget. Everything that may be adjusted stands here."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from corollary.papers import Budget
+
+BASELINE = "grpo"
+"""The method that the others are compared with; always there."""
+
+START = "warm start"
+"""The row of the policy that all methods start from, evaluated without training; always there."""
+
+FIRST_SEED = 0
+"""Seeds count from here: those of the verdicts of the papers' claims, so that runs are shared with them."""
+
+PILOT_SEED = 1001
+"""Seeds of the pilot count from here."""
+
+PROMPTS_PER_STEP, GROUP_SIZE, MINI_BATCHES = 32, 8, 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """How a task is trained, whatever the method; fixed with GRPO alone, on seeds from `PILOT_SEED`."""
+
+    learning_rate: float
+    steps: Mapping[Budget, int]
+    """Rollout batches."""
+    warm_start_steps: int
+    """Supervised steps before; 20 for budget smoke."""
+    target: float
+    """The training reward whose first passing is timed: GRPO of the pilot needs about half of the steps of budget full
+    for it."""
+    warm_start_s: float
+    step_s: float
+    evaluation_s: float
+    """Core-seconds of the warm start, of a step of GRPO and of an evaluation, as measured: for `core_minutes`."""
+
+
+SETUPS: Mapping[str, Setup] = {
+    "digit-sum": Setup(
+        learning_rate=6e-4,
+        steps={Budget.SMOKE: 2, Budget.QUICK: 100, Budget.FULL: 200},
+        warm_start_steps=400,
+        target=0.3,
+        warm_start_s=25,
+        step_s=0.15,
+        evaluation_s=1,
+    ),
+    "digit-sum-running": Setup(
+        learning_rate=1e-4,
+        steps={Budget.SMOKE: 2, Budget.QUICK: 60, Budget.FULL: 400},
+        warm_start_steps=600,
+        target=0.6,
+        warm_start_s=60,
+        step_s=0.17,
+        evaluation_s=2,
+    ),
+}
+"""Learning rates, steps of the warm start and the 400 steps of digit-sum-running are those of the package
+entropy-dynamics, so its runs are found in the store."""
+
+SMOKE_WARM_START = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What one budget runs."""
+
+    tasks: tuple[str, ...]
+    seeds: int
+    samples: int = 64
+    """Completions of each held-out prompt."""
+    methods: tuple[str, ...] = ()
+    """Methods beside the baseline, unless others are asked for by name; all installed ones if empty."""
+    left_out: tuple[str, ...] = ()
+    """Methods that this budget has no time for, unless they are asked for by name."""
+
+
+WORK = {
+    Budget.SMOKE: Work(tasks=("digit-sum",), seeds=1, samples=4, methods=("clip-higher",)),
+    Budget.QUICK: Work(tasks=("digit-sum",), seeds=3),
+    Budget.FULL: Work(tasks=("digit-sum", "digit-sum-running", "countdown"), seeds=5),
+}
+
+
+def core_minutes(budget: Budget, *, methods: int) -> float:
+    """Estimate of a budget with so many methods and an empty store, as if each step took as long as one of GRPO.
+
+    Example:
+        >>> core_minutes(Budget.QUICK, methods=16) < 16
+        True
+    """
+    work, seconds = WORK[budget], 0.0
+    for task in work.tasks:
+        setup = SETUPS[task]
+        run_s = setup.steps[budget] * setup.step_s + setup.evaluation_s
+        seconds += setup.warm_start_s + work.seeds * (setup.evaluation_s + methods * run_s)
+    return seconds / 60
