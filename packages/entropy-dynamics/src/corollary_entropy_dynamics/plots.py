@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from corollary.evaluation import mean_interval
 from corollary.papers import PlotInputs
-from corollary.rl.rlvr import read_metrics
+from corollary.rl import read_metrics
+from corollary.rl.results import WINDOW
 from corollary_entropy_dynamics.exact import finite_step
 from corollary_entropy_dynamics.experiments import CLIP_B_DOSES, CLIP_V, SIGNS
 from corollary_entropy_dynamics.network import read_tokens
-from corollary_entropy_dynamics.scaled import WINDOW
 
 # Okabe and Ito's palette: distinguishable with the common colour blindnesses, and in grey by line style.
 STYLES = {

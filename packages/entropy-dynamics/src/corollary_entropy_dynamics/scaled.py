@@ -6,19 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from corollary.evaluation import pass_at_k
 from corollary.papers import Measurement
-from corollary.rl.rlvr import read_evaluation, read_metrics
+from corollary.rl import end_of, entropy_gain_at_equal_reward, held_out, read_metrics
 from corollary_entropy_dynamics.experiments import CLIP_B_DOSES, SIGNS
 from corollary_entropy_dynamics.network import read_tokens
-
-WINDOW = 10
-"""Steps over which curves are smoothed and ends are averaged."""
-
-
-def end_of(curve: pd.Series) -> float:
-    """Mean of the last `WINDOW` steps, or of the last third of a shorter run."""
-    return float(curve.iloc[-max(1, min(WINDOW, len(curve) // 3)) :].mean())
 
 
 def network_prediction(m: Measurement) -> dict[str, float]:
@@ -101,37 +92,6 @@ def collapse(m: Measurement) -> dict[str, float]:
             result[f"{name}: entropy at equal reward"] = entropy_gain_at_equal_reward(log, base)
             result[f"{name}: dropped"] = float(log["frac_clipped"].mean())
     return result
-
-
-def entropy_gain_at_equal_reward(log: pd.DataFrame, base: pd.DataFrame) -> float:
-    """Mean difference of entropy over the rewards that both runs pass through; NaN if there is no such range.
-
-    Both curves are smoothed over `WINDOW` full steps. At each of 20 rewards, from the larger of the two starting values
-    to the smaller of the two best ones, each run is read where it first reaches that reward.
-    """
-    smooth = [run[["reward/mean", "policy/entropy"]].rolling(WINDOW).mean().dropna() for run in (log, base)]
-    if any(run.empty for run in smooth):
-        return math.nan
-    low = max(run["reward/mean"].iloc[0] for run in smooth)
-    high = min(run["reward/mean"].max() for run in smooth)
-    if not low < high:
-        return math.nan
-    levels = np.linspace(low, high, 20)
-    entropies = [[run["policy/entropy"][(run["reward/mean"] >= level).idxmax()] for level in levels] for run in smooth]
-    return float(np.mean(entropies[0]) - np.mean(entropies[1]))
-
-
-def held_out(directory: Path, *, k: int = 8) -> dict[str, float]:
-    """Accuracy, pass@k, distinct correct answers and the middle of the pass-rate histogram, over held-out prompts."""
-    table = read_evaluation(directory)
-    rate = table["correct"] / table["samples"]
-    k = min(k, int(table["samples"].min()))
-    return {
-        "avg": float(rate.mean()),
-        "pass": float(np.mean(pass_at_k(table["samples"].to_numpy(), table["correct"].to_numpy(), k))),
-        "distinct": float(table["distinct"].mean()),
-        "middle": float(((rate > 0.1) & (rate < 0.9)).mean()),
-    }
 
 
 def accuracy(m: Measurement) -> dict[str, float]:

@@ -23,6 +23,7 @@ from corollary.rl.losses import (
     clip_events,
     clipped_surrogate,
 )
+from corollary.rl.results import end_of, entropy_gain_at_equal_reward, held_out
 from corollary.rl.rlvr import RLVR, evaluate, read_evaluation, read_metrics
 from corollary.rl.scoring import score
 from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
@@ -52,8 +53,11 @@ __all__ = [
     "clip_events",
     "clipped_surrogate",
     "concatenate",
+    "end_of",
+    "entropy_gain_at_equal_reward",
     "evaluate",
     "group_advantages",
+    "held_out",
     "make_algorithm",
     "read_evaluation",
     "read_metrics",
