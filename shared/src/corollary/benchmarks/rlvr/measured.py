@@ -11,16 +11,13 @@ import pandas as pd
 from corollary.benchmarks.provenance import distributions, first_paragraph, provenance
 from corollary.benchmarks.rlvr.budgets import START
 from corollary.benchmarks.rlvr.plan import Cell, RLVRPlan
-from corollary.benchmarks.rlvr.quantities import TRAJECTORY, entropy_at, pass_at
+from corollary.benchmarks.rlvr.quantities import AT_EQUAL_REWARD, TRAJECTORY, WINDOW, entropy_at, pass_at
 from corollary.evaluation import mean_interval, pass_at_k
 from corollary.models import WarmStart
-from corollary.rl import RLVR, algorithm_class, read_evaluation, read_metrics
+from corollary.rl import RLVR, algorithm_class, entropy_gain_at_equal_reward, read_evaluation, read_metrics
 from corollary.rl.algorithm import ENTRY_POINTS
 from corollary.runs import Recipe, Run, RunRecord, RunStore
 from corollary.tasks import make_task
-
-WINDOW = 10
-"""Steps over which a curve is averaged, or a third of a shorter run."""
 
 Quantities = dict[str, float | None]
 """Of one run, by name; None where there is no finite value, such as a reward that was never reached."""
@@ -70,7 +67,7 @@ def training_quantities(directory: Path, target: float) -> Quantities:
 
 
 def window(steps: int) -> int:
-    """Over how many steps the curves of a run of this length are averaged."""
+    """Over how many steps the curves of a run of this length are averaged: `WINDOW`, or a third of a shorter run."""
     return max(1, min(WINDOW, steps // 3))
 
 
@@ -90,30 +87,28 @@ def intervals(seeds: Sequence[Quantities]) -> dict[str, dict[str, float | None] 
     return {name: _interval([entry[name] for entry in seeds]) for name in seeds[0]}
 
 
-def paired(seeds: Sequence[Quantities], reference: Sequence[Quantities]) -> dict[str, dict[str, float | None] | None]:
-    """The same for the differences to a reference at equal seed, of the quantities that both have."""
-    differences: list[Quantities] = []
-    for one, other in zip(seeds, reference, strict=True):
-        pairs = {name: (value, other[name]) for name, value in one.items() if name in other}
-        differences.append({name: None if None in pair else pair[0] - pair[1] for name, pair in pairs.items()})
-    return intervals(differences)
+def difference(one: Quantities, other: Quantities) -> Quantities:
+    """First minus second, of the quantities that both have."""
+    pairs = {name: (value, other[name]) for name, value in one.items() if name in other}
+    return {
+        name: None if first is None or second is None else first - second for name, (first, second) in pairs.items()
+    }
 
 
-def complete_runs(recipe: Recipe, cell: Cell, store: RunStore) -> dict[int, Path] | None:
-    """The folder of each seed's run; None if one of them is not complete."""
-    runs = {seed: Run(recipe, seed) for seed in cell.seeds}
-    complete = all(store.is_complete(run) for run in runs.values())
-    return {seed: store.open(run) for seed, run in runs.items()} if complete else None
+def complete_runs(recipe: Recipe, cell: Cell, store: RunStore) -> list[Path]:
+    """The folder of each seed's run; none if one of them is not complete."""
+    runs = [Run(recipe, seed) for seed in cell.seeds]
+    return [store.open(run) for run in runs] if all(store.is_complete(run) for run in runs) else []
 
 
 def _measure_cell(
     cell: Cell, baseline: str, store: RunStore, records: Mapping[str, RunRecord], errors: Mapping[str, str]
 ) -> dict[str, Any]:
     recipes: dict[str, Recipe] = {START: cell.start, **cell.recipes}
-    measured: dict[str, list[Quantities]] = {}
-    for name, recipe in recipes.items():
-        if folders := complete_runs(recipe, cell, store):
-            measured[name] = [_quantities(recipe, folder, cell.target) for folder in folders.values()]
+    folders = {name: found for name, recipe in recipes.items() if (found := complete_runs(recipe, cell, store))}
+    measured = {
+        name: [_quantities(recipes[name], folder, cell.target) for folder in found] for name, found in folders.items()
+    }
     rows: list[dict[str, Any]] = []
     for name, recipe in recipes.items():
         row: dict[str, Any] = {"method": name}
@@ -122,9 +117,16 @@ def _measure_cell(
         if name in measured:
             row["mean"] = intervals(measured[name])
             if name != baseline and baseline in measured:
-                row["difference"] = paired(measured[name], measured[baseline])
+                pairs = zip(measured[name], measured[baseline], strict=True)
+                differences = [difference(one, other) for one, other in pairs]
+                if isinstance(recipe, RLVR):
+                    for entry, folder, other in zip(differences, folders[name], folders[baseline], strict=True):
+                        gain = entropy_gain_at_equal_reward(read_metrics(folder), read_metrics(other))
+                        entry[AT_EQUAL_REWARD] = _number(gain)
+                row["difference"] = intervals(differences)
             row["per_seed"] = [
-                _seed(Run(recipe, seed), values, records) for seed, values in zip(cell.seeds, measured[name], strict=True)
+                _seed(Run(recipe, seed), values, records)
+                for seed, values in zip(cell.seeds, measured[name], strict=True)
             ]
         else:
             row["failed"] = _why(recipe, cell, errors)
