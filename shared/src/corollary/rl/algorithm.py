@@ -176,19 +176,6 @@ class GRPO(Algorithm):
     """Group relative policy optimisation (arXiv:2402.03300), with the conventions of `GRPOConfig`."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ClipHigherConfig(GRPOConfig):
-    """DAPO's clip range (arXiv:2503.14476, section 3.1)."""
-
-    clip_high: float = 0.28
-
-
-class ClipHigher(Algorithm):
-    """GRPO with DAPO's clip-higher: the upper clip range is wider than the lower."""
-
-    Config = ClipHigherConfig
-
-
 ENTRY_POINTS = "corollary.algorithms"
 
 

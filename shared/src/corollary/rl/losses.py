@@ -56,7 +56,7 @@ def clipped_surrogate(
         ValueError: shapes differ or an option is out of range.
     """
     _check_surrogate(log_probs, old_log_probs, advantages, clip_low, clip_high, dual_clip)
-    ratio, advantages = _ratio(log_probs, old_log_probs), at_least_float32(advantages)
+    ratio, advantages = importance_ratio(log_probs, old_log_probs), at_least_float32(advantages)
     loss = torch.maximum(-advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high))
     if dual_clip is not None:
         loss = torch.where(advantages < 0, torch.minimum(loss, -advantages * dual_clip), loss)
@@ -85,7 +85,7 @@ def clip_events(
 ) -> ClipEvents:
     """The tokens on which `clipped_surrogate` is flat, by the clip that flattens it. Same arguments."""
     _check_surrogate(log_probs, old_log_probs, advantages, clip_low, clip_high, dual_clip)
-    ratio = _ratio(log_probs.detach(), old_log_probs)
+    ratio = importance_ratio(log_probs.detach(), old_log_probs)
     dual = (advantages < 0) & (ratio > dual_clip) if dual_clip is not None else torch.zeros_like(ratio).bool()
     return ClipEvents(
         high=(advantages > 0) & (ratio > 1 + clip_high),
@@ -94,7 +94,8 @@ def clip_events(
     )
 
 
-def _ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+def importance_ratio(log_probs: Tensor, old_log_probs: Tensor) -> Tensor:
+    """``exp(log_probs - old_log_probs)`` in float32 at least, the difference clamped to `LOG_RATIO_BOUND`."""
     return (
         (at_least_float32(log_probs) - at_least_float32(old_log_probs)).clamp(-LOG_RATIO_BOUND, LOG_RATIO_BOUND).exp()
     )
