@@ -1,7 +1,7 @@
 """How much the suite does per budget. Everything that may be adjusted stands here."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from corollary.papers import Budget
 
@@ -40,7 +40,7 @@ class Setup:
 SETUPS: Mapping[str, Setup] = {
     "digit-sum": Setup(
         learning_rate=6e-4,
-        steps={Budget.SMOKE: 2, Budget.QUICK: 100, Budget.FULL: 150},
+        steps={Budget.SMOKE: 2, Budget.QUICK: 80, Budget.FULL: 150},
         warm_start_steps=400,
         target=0.3,  # pilot: after 78 and 79 steps
         warm_start_s=30,
@@ -73,8 +73,8 @@ class Work:
     """Completions of each held-out prompt."""
     methods: tuple[str, ...] = ()
     """Methods beside the baseline, unless others are asked for by name; all installed ones if empty."""
-    left_out: tuple[str, ...] = ()
-    """Methods that this budget has no time for, unless they are asked for by name."""
+    left_out: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Methods by task that this budget has no time for, unless they are asked for by name."""
 
 
 WORK = {
@@ -84,16 +84,13 @@ WORK = {
 }
 
 
-def core_minutes(budget: Budget, *, methods: int) -> float:
-    """Estimate of a budget with so many methods and an empty store, as if each step took as long as one of GRPO.
+def core_minutes(task: str, budget: Budget, *, methods: int, seeds: int) -> float:
+    """Estimate of a task with an empty store, as if a step of each method took as long as one of GRPO.
 
     Example:
-        >>> core_minutes(Budget.QUICK, methods=16) < 16
+        >>> core_minutes("digit-sum", Budget.QUICK, methods=20, seeds=3) < 16
         True
     """
-    work, seconds = WORK[budget], 0.0
-    for task in work.tasks:
-        setup = SETUPS[task]
-        run_s = setup.steps[budget] * setup.step_s + setup.evaluation_s
-        seconds += setup.warm_start_s + work.seeds * (setup.evaluation_s + methods * run_s)
-    return seconds / 60
+    setup = SETUPS[task]
+    run_s = setup.steps[budget] * setup.step_s + setup.evaluation_s
+    return (setup.warm_start_s + seeds * (setup.evaluation_s + methods * run_s)) / 60

@@ -82,11 +82,14 @@ def make_plan(selection: Selection) -> RLVRPlan:
     seeds = tuple(range(FIRST_SEED, FIRST_SEED + (selection.seeds or work.seeds)))
     always = dict.fromkeys([BASELINE, baseline])
     chosen = list(always | dict.fromkeys(asked or [name for name in work.methods or known if name in known]))
-    reason = f"takes too long for budget {selection.budget}, unless --methods names it"
-    skipped = {} if asked else {name: reason for name in chosen if name in work.left_out and name not in always}
-    options = {name: installed[name] or {} for name in chosen if name not in skipped and name not in broken}
-    not_run = skipped | {name: broken[name] for name in chosen if name in broken}
-    cells = [_cell(task, selection.budget, seeds, options, not_run) for task in tasks]
+    cells = []
+    for task in tasks:
+        skipped = set() if asked else {*work.left_out.get(task, ())} - {*always}
+        reason = f"takes too long for budget {selection.budget}, unless --methods names it"
+        not_run = {name: reason for name in chosen if name in skipped}
+        not_run |= {name: broken[name] for name in chosen if name in broken}
+        options = {name: installed[name] or {} for name in chosen if name not in not_run}
+        cells.append(_cell(task, selection.budget, seeds, options, not_run))
     return RLVRPlan(baseline=baseline, cells=tuple(cells))
 
 
