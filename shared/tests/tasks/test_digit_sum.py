@@ -4,11 +4,11 @@ from itertools import product
 import numpy as np
 import pytest
 
-from corollary.tasks import DigitSum, make_task, task_names
+from corollary.tasks import DigitSum, make_task
 from corollary.tasks.digit_sum import EQUALS, PAD, STOP, uniform_digits
 
 
-@pytest.fixture(params=task_names())
+@pytest.fixture(params=["digit-sum", "digit-sum-running"])
 def task(request):
     return make_task(request.param)
 
@@ -86,7 +86,7 @@ def test_extreme_sums_are_met(total):
 
 
 def test_bad_names_and_ranges_are_refused():
-    with pytest.raises(ValueError, match="unknown task 'digitsum'; installed: digit-sum, digit-sum-running"):
+    with pytest.raises(ValueError, match=r"unknown task 'digitsum'; installed: .*digit-sum, digit-sum-running"):
         make_task("digitsum")
     with pytest.raises(ValueError, match=r"targets must lie in \[0, 27\], got \(0, 28\)"):
         DigitSum("x", n_digits=3, running_sums=False, targets=(0, 28))

@@ -6,6 +6,7 @@ that makes it. A change of its meaning raises the version of the recipes that us
 
 from importlib.metadata import entry_points
 
+from corollary.tasks.countdown import Countdown
 from corollary.tasks.digit_sum import DigitSum
 from corollary.tasks.task import DemonstratedTask, Demonstrations, Prompt, Split, Task
 
@@ -29,4 +30,14 @@ def make_task(name: str) -> Task:
     return found[name].load()()
 
 
-__all__ = ["DemonstratedTask", "Demonstrations", "DigitSum", "Prompt", "Split", "Task", "make_task", "task_names"]
+__all__ = [
+    "Countdown",
+    "DemonstratedTask",
+    "Demonstrations",
+    "DigitSum",
+    "Prompt",
+    "Split",
+    "Task",
+    "make_task",
+    "task_names",
+]
