@@ -60,14 +60,15 @@ SETUPS: Mapping[str, Setup] = {
         learning_rate=1e-4,
         steps={Budget.SMOKE: 2, Budget.QUICK: 60, Budget.FULL: 150},
         warm_start_steps=300,
-        target=0.35,
+        target=0.3,  # pilot: after 55 steps
         warm_start_s=25,
         step_s=0.2,
         evaluation_s=3,
     ),
 }
 """Learning rates, steps of the warm start and the steps of digit-sum-running are those of the package entropy-dynamics,
-so its runs are found in the store. For countdown the pilot compared the learning rates 1e-4 and 3e-4."""
+so its runs are found in the store. For countdown the pilot compared the learning rates 1e-4 and 3e-4,
+from a warm start of 400 steps: 1e-4 was better in training reward and on the held-out prompts."""
 
 SMOKE_WARM_START = 20
 
