@@ -2,8 +2,8 @@
 
 The prompt is ``BOS a b c = t t``: three different digits from 1 to 9, ascending, and the two digits of the target. The
 answer is an expression that uses each number once, with the usual precedence and parentheses where wanted, and the stop
-token: ``( 3 + 5 ) * 4 STOP``. Every prompt has a solution, and most have one or two that differ in more than the order
-of operands. (In the game of this name not all numbers need be used; here they must, as in most of its versions for
+token: ``( 3 + 5 ) * 4 STOP``. Every prompt has a solution, and nine in ten have a single one apart from the order of
+operands. (In the game of this name not all numbers need be used; here they must, as in most of its versions for
 language models.)
 """
 
@@ -257,5 +257,11 @@ def _expressions(numbers: tuple[int, ...]) -> list[tuple[int, ...]]:
 
 
 def countdown() -> Countdown:
-    """Three numbers, targets from 10 to 40."""
+    """Three numbers, targets from 10 to 40; 560 prompts to train on and 37 held out.
+
+    The sizes are such that `corollary.models.WarmStart` with ``steps=300``, 36 s on one core of a busy machine, gives
+    a 2-layer policy of width 64 that is right about one time in five: pass@1 on the held-out prompts was 0.22 and 0.20
+    with the pilot seeds 1001 and 1002, and pass@64 was 1. The default of 800 steps is enough to learn all that the
+    demonstrations show (0.40).
+    """
     return Countdown("countdown", targets=(10, 40), held_out_every=16)
