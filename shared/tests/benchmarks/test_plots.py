@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
+from corollary.benchmarks.looks import looks_of
 from corollary.benchmarks.online_forecasting.measured import measure
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
-from corollary.benchmarks.online_forecasting.plots import _looks, cumulative_difference, plot, strongest_drift
+from corollary.benchmarks.online_forecasting.plots import cumulative_difference, plot, strongest_drift
 from corollary.forecasting import SYNTHETIC_SETTING
 from corollary.runs import RunStore
 
@@ -40,7 +41,7 @@ def test_the_race_sums_differences_of_seed_means(make_result: Callable) -> None:
 
 
 def test_every_method_looks_different() -> None:
-    looks = _looks([f"method {i}" for i in range(20)])
+    looks = looks_of([f"method {i}" for i in range(20)])
     assert len({tuple(look.values()) for look in looks.values()}) == 20
 
 

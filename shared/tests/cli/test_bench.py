@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,30 +35,6 @@ def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-class StandIn:
-    """Takes the place of the worker processes, and does with each job what the test says."""
-
-    def __init__(self, on_job: Callable[[Job], Outcome]) -> None:
-        self.on_job = on_job
-
-    def __call__(self, count: int, *, on_start: Callable, on_end: Callable, on_tick: Callable) -> "StandIn":
-        self.on_start, self.on_end = on_start, on_end
-        return self
-
-    def __enter__(self) -> "StandIn":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def run(self, jobs: Sequence[Job]) -> dict[str, Outcome]:
-        outcomes = {}
-        for job in jobs:
-            self.on_start(job)
-            outcomes[job.name] = self.on_job(job)
-            self.on_end(outcomes[job.name])
-        return outcomes
-
-
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -68,6 +44,7 @@ class StandIn:
         ("bench online-forecasting --baseline nil", "unknown online method 'nil'"),
         ("bench online-forecasting --data ETTh3", "unknown data set 'ETTh3'; did you mean"),
         ("bench online-forecasting --backbones tnc", "unknown backbone 'tnc'; did you mean 'tcn'?"),
+        ("bench online-forecasting --tasks digit-sum", "online-forecasting has no --tasks"),
         ("bench online-forecasting --horizons 24,x", "--horizons must be whole numbers from 1 on, got 'x'"),
         ("bench online-forecasting --seeds 0", "--seeds must be a whole number from 1 on, or auto, got '0'"),
         ("bench online-forecasting --budget qick", "unknown budget 'qick'; did you mean 'quick'?"),
@@ -110,13 +87,13 @@ def test_a_damaged_file_is_refused_and_a_missing_one_is_not(
 
 
 def test_a_smoke_run_from_end_to_end_and_again_from_the_store(
-    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stand_in: Callable
 ) -> None:
     def here(job: Job) -> Outcome:
         return Outcome(job=job, value=job.call(*job.arguments))
 
     with monkeypatch.context() as patched:
-        patched.setattr("corollary.cli.bench._pool", lambda executor: StandIn(here))
+        patched.setattr("corollary.cli.bench._pool", lambda executor: stand_in(here))
         assert main([*WORDS, "--data", "ETTh2", "--out", "out"]) == 0
     out = capsys.readouterr().out
     assert "switching-levels, linear, H = 12" in out
@@ -139,12 +116,12 @@ def test_a_smoke_run_from_end_to_end_and_again_from_the_store(
 
 
 def test_ctrl_c_gives_status_130_and_says_that_the_command_goes_on(
-    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stand_in: Callable
 ) -> None:
     def interrupt(job: Job) -> Outcome:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("corollary.cli.bench._pool", lambda executor: StandIn(interrupt))
+    monkeypatch.setattr("corollary.cli.bench._pool", lambda executor: stand_in(interrupt))
     assert main(WORDS) == 130
     error = capsys.readouterr().err
     assert error.startswith("corollary: stopped; 0 of ")
@@ -152,12 +129,12 @@ def test_ctrl_c_gives_status_130_and_says_that_the_command_goes_on(
 
 
 def test_a_run_that_fails_gives_status_1_and_is_never_recorded(
-    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, stand_in: Callable
 ) -> None:
     def fail(job: Job) -> Outcome:
         return Outcome(job=job, error="RuntimeError: no luck")
 
-    monkeypatch.setattr("corollary.cli.bench._pool", lambda executor: StandIn(fail))
+    monkeypatch.setattr("corollary.cli.bench._pool", lambda executor: stand_in(fail))
     assert main([*WORDS, "--out", "out"]) == 1
     assert "gd on switching-levels, linear, H = 12: RuntimeError: no luck" in capsys.readouterr().err
     assert json.loads((work / "out" / "online-forecasting.json").read_text())["plots"] == []

@@ -113,6 +113,7 @@ def bench(
 
 def _plan(suite: Suite[Any], selection: Selection) -> Any:
     try:
+        suite.check(selection)
         return suite.plan(selection)
     except ValueError as error:
         raise SelectionError(str(error)) from error

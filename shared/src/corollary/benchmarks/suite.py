@@ -13,7 +13,10 @@ from corollary.papers import Budget
 from corollary.papers.matching import unknown
 from corollary.runs import Run, RunRecord, RunStore
 
-SUITES = {"online-forecasting": "corollary.benchmarks.online_forecasting:SUITE"}
+SUITES = {
+    "online-forecasting": "corollary.benchmarks.online_forecasting:SUITE",
+    "rlvr": "corollary.benchmarks.rlvr:SUITE",
+}
 """Names of the suites, and where each is; they are imported when they are asked for."""
 
 Content = dict[str, Any]
@@ -32,8 +35,13 @@ class Selection:
     data: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()
     horizons: tuple[int, ...] = ()
+    tasks: tuple[str, ...] = ()
     seeds: int | None = None
-    """Seeds of every setting, 0 to N - 1."""
+    """How many seeds every setting has; the suite says which."""
+
+
+DIMENSIONS = ("data", "backbones", "horizons", "tasks")
+"""Fields of a selection that only some suites have."""
 
 
 class Plan(Protocol):
@@ -52,6 +60,19 @@ class Suite(ABC, Generic[P]):
 
     name: ClassVar[str]
     """As the command line has it, and the stem of its files."""
+    selects: ClassVar[tuple[str, ...]]
+    """Which of `DIMENSIONS` it has."""
+
+    def check(self, selection: Selection) -> None:
+        """Refuse what this suite would have to ignore.
+
+        Raises:
+            ValueError: the selection names something that the suite does not have.
+        """
+        for name in DIMENSIONS:
+            if getattr(selection, name) and name not in self.selects:
+                known = " and ".join(f"--{other}" for other in self.selects)
+                raise ValueError(f"{self.name} has no --{name}; beside methods and seeds it has {known}")
 
     @abstractmethod
     def plan(self, selection: Selection) -> P:
@@ -87,6 +108,18 @@ class Suite(ABC, Generic[P]):
     @abstractmethod
     def failures(self, content: Content) -> list[str]:
         """What could not be run although it should have, one line each."""
+
+
+def known_names(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The names, each once.
+
+    Raises:
+        ValueError: one is not known; the message names near matches.
+    """
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(kind, name, known))
+    return tuple(dict.fromkeys(names))
 
 
 def find_suite(name: str) -> Suite[Any]:

@@ -35,19 +35,21 @@ class Bench:
     """
 
     suite: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SUITE")]
-    """What to compare: online-forecasting."""
+    """What to compare: online-forecasting, or rlvr, which is reinforcement learning with verifiable rewards."""
     methods: Annotated[Words, tyro.conf.arg(metavar="NAMES")] = ()
-    """Only these methods, beside the naive ones and the baseline, which are always there. Several: give the option
-    again, or join them with commas."""
+    """Only these methods, beside what is always there: the baseline, and the naive forecasters or the untrained
+    policy. Several: give the option again, or join them with commas."""
     baseline: Annotated[str, tyro.conf.arg(metavar="NAME")] = ""
-    """The method that the others are compared with; for online-forecasting gd."""
+    """The method that the others are compared with, instead of gd (online-forecasting) or grpo (rlvr)."""
+    tasks: Annotated[Words, tyro.conf.arg(metavar="NAMES")] = ()
+    """Only rlvr: tasks, such as digit-sum,countdown, instead of the budget's."""
     data: Annotated[Words, tyro.conf.arg(metavar="NAMES")] = ()
-    """Data sets beside the embedded stream, such as ETTh2, instead of the budget's. They are looked for in the
-    folder COROLLARY_DATA, and downloaded if they are not there."""
+    """Only online-forecasting: data sets beside the embedded stream, such as ETTh2, instead of the budget's. They are
+    looked for in the folder COROLLARY_DATA, and downloaded if they are not there."""
     backbones: Annotated[Words, tyro.conf.arg(metavar="NAMES")] = ()
-    """Backbones of these data sets, such as nlinear,tcn, instead of the budget's."""
+    """Only online-forecasting: backbones of these data sets, such as nlinear,tcn, instead of the budget's."""
     horizons: Annotated[Words, tyro.conf.arg(metavar="STEPS")] = ()
-    """Horizons of these data sets, such as 24,48, instead of the budget's."""
+    """Only online-forecasting: horizons of these data sets, such as 24,48, instead of the budget's."""
     seeds: Annotated[str, tyro.conf.arg(metavar="N")] = "auto"
     """How many seeds for every setting; auto = as many as the budget says."""
     budget: Annotated[str, tyro.conf.arg(metavar="{smoke,quick,full}")] = "quick"
@@ -112,6 +114,7 @@ class Bench:
             data=tuple(split(self.data)),
             backbones=tuple(split(self.backbones)),
             horizons=tuple(int(word) for word in horizons),
+            tasks=tuple(split(self.tasks)),
             seeds=whole_number("--seeds", self.seeds),
         )
 

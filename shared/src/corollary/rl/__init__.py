@@ -6,6 +6,7 @@ from corollary.rl.algorithm import (
     Algorithm,
     GRPOConfig,
     RolloutRequest,
+    algorithm_class,
     algorithm_names,
     make_algorithm,
 )
@@ -106,6 +107,7 @@ __all__ = [
     "WReinforceConfig",
     "aggregate",
     "aggregation_mode",
+    "algorithm_class",
     "algorithm_names",
     "at_least_float32",
     "binary_mask",

@@ -113,6 +113,10 @@ class Algorithm:
     """The statistics that `token_loss` needs at the policy being trained (with gradient); likewise."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """Glossary of the metrics that this method adds to the trainer's."""
+    benchmark: ClassVar[Mapping[str, Any] | None] = {}
+    """How `corollary bench rlvr` runs this method: the options of its configuration that fit small batches of a small
+    model, where those of the paper are for large ones; None for an algorithm that is no method to compare, such as a
+    control of an experiment. A subclass inherits it."""
     process_group: ProcessGroup | None = None
     """Set by an engine that shards batches over processes: statistics of the batch are then those of all ranks."""
 
@@ -212,16 +216,25 @@ def algorithm_names() -> list[str]:
     return sorted({point.name for point in entry_points(group=ENTRY_POINTS)})
 
 
+def algorithm_class(name: str) -> type[Algorithm]:
+    """The class of the installed algorithm ``name``.
+
+    Raises:
+        ValueError: no such algorithm.
+    """
+    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in found:
+        raise ValueError(f"unknown algorithm {name!r}; installed: {', '.join(sorted(found))}")
+    return found[name].load()
+
+
 def make_algorithm(name: str, **options: Any) -> Algorithm:
     """The installed algorithm ``name``, with ``options`` for the fields of its configuration.
 
     Raises:
         ValueError: no such algorithm, or an option that its configuration does not have.
     """
-    found = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in found:
-        raise ValueError(f"unknown algorithm {name!r}; installed: {', '.join(sorted(found))}")
-    kind: type[Algorithm] = found[name].load()
+    kind = algorithm_class(name)
     known = kind.Config.__dataclass_fields__
     for option in options:
         if option not in known:

@@ -1,20 +1,18 @@
 """What the runs of a plan say: errors, differences with intervals, and times, as the record holds them."""
 
-import inspect
 import statistics
 from collections.abc import Mapping
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
+from corollary.benchmarks.provenance import distributions, first_paragraph, provenance
 from corollary.evaluation import OnlineResult, paired_block_bootstrap
 from corollary.forecasting import Online, method_class, read_result
 from corollary.forecasting.experiment import ENTRY_POINTS
-from corollary.runs import Run, RunRecord, RunStore, commit_of, describe_versions
+from corollary.runs import Run, RunRecord, RunStore
 
 Results = Mapping[int, OnlineResult]
 """By seed."""
@@ -38,17 +36,10 @@ def measure(
     plan: OnlinePlan, store: RunStore, records: Mapping[str, RunRecord], errors: Mapping[str, str]
 ) -> dict[str, Any]:
     """The record of a plan, without what all suites record."""
-    used = [records[run.key] for run in plan.runs if run.key in records]
-    commits = {str(record.environment.get("commit") or "unknown") for record in used}
-    machines = [record.environment.get("machine") for record in used]
-    cpus = {str(machine.get("cpu")) for machine in machines if isinstance(machine, Mapping)}
-    commit = commit_of(Path(__file__).parent)
+    used = {name for cell in plan.cells for name in cell.recipes}
     return {
         "baseline": plan.baseline,
-        "commit": commit,
-        "run_commits": sorted(commits - {str(commit or "unknown")}),
-        "run_cpus": sorted(cpus),
-        "versions": describe_versions(also=_distributions(plan)),
+        **provenance(plan.runs, records, also=distributions(ENTRY_POINTS, used)),
         "methods": {name: _about(name) for cell in plan.cells for name in (*cell.recipes, *cell.not_run)},
         "settings": [_measure_cell(cell, plan.baseline, store, records, errors) for cell in plan.cells],
         "not_run": dict(plan.not_run),
@@ -122,21 +113,12 @@ def _difference(results: Results, reference: Results, block: int) -> dict[str, A
     return {"mean": interval.mean, "low": low, "high": high}
 
 
-def _distributions(plan: OnlinePlan) -> tuple[str, ...]:
-    """Packages beside the core that the methods of the plan come from."""
-    used = {name for cell in plan.cells for name in cell.recipes}
-    points = [point for point in entry_points(group=ENTRY_POINTS) if point.name in used]
-    names = {point.dist.name for point in points if point.dist is not None} - {"corollary"}
-    return tuple(sorted(names))
-
-
 def _about(name: str) -> str:
     """The first paragraph of a method's description."""
     try:
-        text = inspect.cleandoc(method_class(name).__doc__ or "")
+        return first_paragraph(method_class(name))
     except Exception:  # a method that cannot be imported is listed as not run, with the reason
         return ""
-    return " ".join(text.partition("\n\n")[0].split())
 
 
 def _number(value: float) -> float | None:

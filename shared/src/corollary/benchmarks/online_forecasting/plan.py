@@ -13,7 +13,7 @@ from corollary.benchmarks.online_forecasting.budgets import (
     STREAM_BLOCK,
     WORK,
 )
-from corollary.benchmarks.suite import Selection
+from corollary.benchmarks.suite import Selection, known_names
 from corollary.data import DataUnavailable, fetch, find_dataset
 from corollary.forecasting import (
     BACKBONES,
@@ -73,8 +73,8 @@ def make_plan(selection: Selection) -> OnlinePlan:
     """
     installed = method_names()
     work = WORK[selection.budget]
-    methods = _known("online method", selection.methods, installed)
-    baseline = _known("online method", (selection.baseline or BASELINE,), installed)[0]
+    methods = known_names("online method", selection.methods, installed)
+    baseline = known_names("online method", (selection.baseline or BASELINE,), installed)[0]
     always = [name for name in ALWAYS if name in installed]
     chosen = dict.fromkeys([*always, baseline, *(methods or installed)])
     if selection.seeds is not None and selection.seeds < 1:
@@ -96,7 +96,7 @@ def _settings(selection: Selection) -> tuple[list[Setting], dict[str, str]]:
     work = WORK[selection.budget]
     if any(horizon < 1 for horizon in selection.horizons):
         raise ValueError(f"horizons must be positive, got {', '.join(map(str, selection.horizons))}")
-    backbones = _known("backbone", selection.backbones, list(BACKBONES)) or tuple(work.horizons)
+    backbones = known_names("backbone", selection.backbones, list(BACKBONES)) or tuple(work.horizons)
     streams, tables = [STREAM], []
     for name in selection.data or work.data:
         if name in SWITCHING:
@@ -137,10 +137,3 @@ def _with_methods(cell: Cell, methods: Sequence[str]) -> Cell:
         else:
             recipes[name] = recipe
     return replace(cell, recipes=recipes, not_run=not_run)
-
-
-def _known(kind: str, names: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
-    for name in names:
-        if name not in known:
-            raise ValueError(unknown(kind, name, known))
-    return tuple(dict.fromkeys(names))

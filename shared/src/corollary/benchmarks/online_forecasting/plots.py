@@ -1,12 +1,13 @@
 """One figure per setting: forecasts around the strongest drift, the race over time, and the drift that methods see."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from corollary.benchmarks.looks import TRUTH, finish, looks_of
 from corollary.benchmarks.online_forecasting.measured import complete_results
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
 from corollary.benchmarks.online_forecasting.rows import stem
@@ -17,10 +18,6 @@ from corollary.runs import RunStore
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, told apart with any colour vision, without its yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-STYLES = ("-", "--", "-.", ":")
-TRUTH = "#000000"
 REFERENCES = ("persistence", "seasonal-naive", "frozen")
 """They learn nothing, and do not decide how far the axis of the race reaches."""
 DRIFT_TRACE = "drift_norm"
@@ -65,7 +62,7 @@ def _figure(cell: Cell, results: Mapping[str, Mapping[int, OnlineResult]], basel
     import matplotlib.pyplot as plt
 
     # Methods that learn come first, with solid lines, and look the same in all figures of a record.
-    looks = _looks(sorted(cell.recipes, key=lambda name: name in REFERENCES))
+    looks = looks_of(sorted(cell.recipes, key=lambda name: name in REFERENCES))
     results = {name: results[name] for name in looks if name in results}
     seed = cell.seeds[0]
     traced = {
@@ -118,7 +115,7 @@ def _forecasts(
         ylabel="standardised",
         xlabel="row of the series",
     )
-    _finish(axes)
+    finish(axes)
 
 
 def _race(
@@ -142,7 +139,7 @@ def _race(
         ylabel="difference",
         xlabel="row of the series",
     )
-    _finish(axes)
+    finish(axes)
 
 
 def _drift(
@@ -156,7 +153,7 @@ def _drift(
         axes.plot(origins, values, linewidth=0.7, label=name, **looks[name])
     axes.set(title="norm of the drift that the method estimates", ylabel="norm", xlabel="row of the series")
     axes.set_ylim(bottom=0.0)
-    _finish(axes)
+    finish(axes)
 
 
 def _chosen(results: Mapping[str, Mapping[int, OnlineResult]], baseline: str) -> list[str]:
@@ -165,19 +162,3 @@ def _chosen(results: Mapping[str, Mapping[int, OnlineResult]], baseline: str) ->
     ranked = sorted((name for name in errors if np.isfinite(errors[name])), key=lambda name: errors[name])
     wished = [name for name in ("frozen", baseline) if name in ranked]
     return [*wished, *(name for name in ranked if name not in wished)][:SHOWN]
-
-
-def _looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """A colour and a line style for every method, the same in all panels of a figure."""
-    return {
-        name: {"color": COLOURS[i % len(COLOURS)], "linestyle": STYLES[i // len(COLOURS) % len(STYLES)]}
-        for i, name in enumerate(names)
-    }
-
-
-def _finish(axes: "Axes") -> None:
-    axes.grid(color="0.92")
-    axes.margins(x=0.01)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.title.set_fontsize(9.5)
-    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8.5)

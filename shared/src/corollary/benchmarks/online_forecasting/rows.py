@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from corollary.benchmarks.method_rows import is_measured, state
 from corollary.reproduce.numbers import format_interval, format_number
 
 COLUMNS = ("method", "MSE", "MAE", "MSE minus {baseline}'s [95 %]", "ms per step", "seeds")
@@ -26,30 +27,10 @@ def stem(setting: Mapping[str, Any]) -> str:
 
 def rows(setting: Mapping[str, Any], baseline: str) -> list[list[str]]:
     """Measured methods by error, best first; then those that diverged, failed or did not run, without figures."""
-    measured = [row for row in setting["rows"] if "per_seed" in row]
+    measured = [row for row in setting["rows"] if is_measured(row)]
     measured.sort(key=lambda row: (row["mse"] is None, row["mse"] or 0.0))
-    rest = [row for row in setting["rows"] if "per_seed" not in row]
-    return [_row(row, baseline) for row in measured] + [
-        [row["method"], "failed" if "failed" in row else "not run", "", "", "", ""] for row in rest
-    ]
-
-
-def remarks(setting: Mapping[str, Any]) -> list[str]:
-    """Why methods of a table have no figures, one line each."""
-    return [
-        f"{row['method']} {'failed' if 'failed' in row else 'not run'}: {row.get('failed', row.get('not_run'))}"
-        for row in setting["rows"]
-        if "per_seed" not in row
-    ]
-
-
-def options(setting: Mapping[str, Any]) -> list[str]:
-    """Options that differ from a method's defaults, as `gd: rate 0.001`, one per method."""
-    return [
-        f"{row['method']}: {', '.join(f'{name} {_option(value)}' for name, value in row['options'].items())}"
-        for row in setting["rows"]
-        if row.get("options")
-    ]
+    rest = [row for row in setting["rows"] if not is_measured(row)]
+    return [_row(row, baseline) for row in measured] + [[row["method"], state(row), "", "", "", ""] for row in rest]
 
 
 def _row(row: Mapping[str, Any], baseline: str) -> list[str]:
@@ -73,7 +54,3 @@ def _spread(values: Iterable[float | None]) -> str:
         return f"diverged in {len(numbers) - len(known)} of {len(numbers)} seeds"
     mean = f"{statistics.fmean(known):.3f}"
     return f"{mean} ({statistics.stdev(known):.3f})" if len(known) > 1 else mean
-
-
-def _option(value: object) -> str:
-    return format_number(value) if isinstance(value, float) else str(value)

@@ -4,11 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from corollary.benchmarks.method_rows import print_remarks, print_table, remarks
 from corollary.benchmarks.online_forecasting import page, rows
 from corollary.benchmarks.suite import Content, Selection, Suite
 from corollary.runs import RunRecord, RunStore
@@ -26,6 +25,7 @@ class OnlineForecasting(Suite["OnlinePlan"]):
     """See `budgets` for what runs, `page` for the protocol. Heavy imports wait until something runs."""
 
     name: ClassVar[str] = "online-forecasting"
+    selects: ClassVar[tuple[str, ...]] = ("data", "backbones", "horizons")
 
     def plan(self, selection: Selection) -> "OnlinePlan":
         """Decide what runs."""
@@ -54,17 +54,10 @@ class OnlineForecasting(Suite["OnlinePlan"]):
             seeds = len(setting["seeds"])
             sizes = f"{setting['origins']} origins, {seeds} seed{'s' * (seeds != 1)}, blocks of {setting['block']}"
             console.print(Text.assemble((rows.title(setting), "bold"), (f"  ({sizes})", "dim")))
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
-            for i, name in enumerate(rows.columns(content)):
-                table.add_column(name, justify="right" if i else "left", overflow="fold")
-            for row in rows.rows(setting, content["baseline"]):
-                table.add_row(*map(Text, row))
-            console.print(table)
-            for remark in rows.remarks(setting):
-                console.print(Text(f"  {remark}", style="yellow"), soft_wrap=True)
+            print_table(rows.columns(content), rows.rows(setting, content["baseline"]), console)
+            print_remarks([f"  {remark}" for remark in remarks(setting["rows"])], console)
         console.print()
-        for name, why in content["not_run"].items():
-            console.print(Text(f"{name} not run: {why}", style="yellow"), soft_wrap=True)
+        print_remarks([f"{name} not run: {why}" for name, why in content["not_run"].items()], console)
         console.print(Text(CAPTION, style="dim"), soft_wrap=True)
 
     def page(self, content: Content) -> str:
