@@ -238,7 +238,7 @@ SCALED = (
             Gate("steer: divergence", "extreme clip, STEER - base: KL from the old policy", below=0, unit="nats"),
             Gate("steer: reward", "extreme clip, STEER - base: final training reward", above=0),
             Gate("clip: divergence", "base, extreme - usual clip: KL from the old policy", unit="nats"),
-            Gate("steer: accuracy", "extreme clip, STEER - base: held-out Avg@64"),
+            Gate("steer: accuracy", "extreme clip, STEER - base: held-out Avg@K"),
             Gate("steer: entropy at equal reward", "extreme clip, STEER - base: entropy at equal reward", unit="nats"),
         ),
         measure=scaled.extreme,
@@ -251,12 +251,12 @@ SCALED = (
         source="Tables 3, 4 and 12",
         level=Level.SCALED,
         gates=(
-            *(Gate(f"{name}: avg", f"STEER - {label}: Avg@64", above=0) for name, label in COMPARED.items()),
+            *(Gate(f"{name}: avg", f"STEER - {label}: Avg@K", above=0) for name, label in COMPARED.items()),
             *(
                 Gate(f"{name}: distinct", f"STEER - {label}: distinct correct answers")
                 for name, label in COMPARED.items()
             ),
-            Gate("steer: avg", "STEER: Avg@64"),
+            Gate("steer: avg", "STEER: Avg@K"),
             Gate("steer: distinct", "STEER: distinct correct answers"),
         ),
         measure=scaled.accuracy,
@@ -269,9 +269,9 @@ SCALED = (
         source="Table 11",
         level=Level.SCALED,
         gates=(
-            Gate("exponential minus linear", "held-out Avg@64, exponential minus linear", above=0),
-            Gate("linear minus binary", "held-out Avg@64, linear minus binary (our reading)", above=0),
-            *(Gate(name, f"Avg@64, {name}") for name in ("exponential", "linear", "binary")),
+            Gate("exponential minus linear", "held-out Avg@K, exponential minus linear", above=0),
+            Gate("linear minus binary", "held-out Avg@K, linear minus binary (our reading)", above=0),
+            *(Gate(name, f"Avg@K, {name}") for name in ("exponential", "linear", "binary")),
             *(
                 Gate(f"{name}: distinct", f"distinct correct answers, {name}")
                 for name in ("exponential", "linear", "binary")
@@ -287,8 +287,8 @@ SCALED = (
         source="Appendix, other algorithms",
         level=Level.SCALED,
         gates=(
-            Gate("rloo: avg", "RLOO, with STEER - without: held-out Avg@64", above=0),
-            Gate("opo: avg", "OPO, with STEER - without: held-out Avg@64", above=0),
+            Gate("rloo: avg", "RLOO, with STEER - without: held-out Avg@K", above=0),
+            Gate("opo: avg", "OPO, with STEER - without: held-out Avg@K", above=0),
             *(
                 Gate(f"{name}: {metric}", f"{name.upper()}, with STEER - without: {label}", unit=unit)
                 for name in ("rloo", "opo")
