@@ -13,6 +13,9 @@ from corollary.runs import RunStore
 from corollary_aepo.claims import PAPER
 from corollary_aepo.plots import draw
 
+# The fixture trains and draws all of the paper once; on a machine that others share it can pass the usual limit.
+pytestmark = pytest.mark.timeout(900)
+
 FIGURES = {"control", "transformer", "entropy-bonus", "ablations"}
 MEASURED = [claim.id for claim in PAPER.claims if claim.level is not Level.PAPER]
 

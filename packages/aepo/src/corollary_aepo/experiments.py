@@ -58,7 +58,7 @@ class Size:
 SIZES = {
     Budget.SMOKE: Size(table_steps=2, network_steps=2, warm_start_steps=20, demonstrations=2_000, evaluation_samples=4),
     Budget.QUICK: Size(
-        table_steps=80, network_steps=20, warm_start_steps=400, demonstrations=100_000, evaluation_samples=64
+        table_steps=60, network_steps=20, warm_start_steps=400, demonstrations=100_000, evaluation_samples=64
     ),
     Budget.FULL: Size(
         table_steps=300, network_steps=260, warm_start_steps=800, demonstrations=100_000, evaluation_samples=256
