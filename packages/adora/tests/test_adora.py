@@ -10,6 +10,7 @@ from corollary.models import SmallModel
 from corollary.rl import (
     GRPO,
     METRICS,
+    RLOO,
     Algorithm,
     GRPOConfig,
     Rollouts,
@@ -114,6 +115,19 @@ def test_another_algorithm_of_the_family_can_be_weighted():
     rollouts = rollouts_of()
     weights = torch.tensor(WEIGHTS["vl"], dtype=torch.float64)
     assert torch.equal(AdoraRaw(AdoraAlgorithmConfig(preset="vl")).advantages(rollouts), rollouts.rewards * weights)
+
+
+def test_the_leave_one_out_advantages_of_the_core_can_be_weighted():
+    rollouts, config = rollouts_of(), AdoraAlgorithmConfig(preset="vl")
+    # The first prompt: one right of three, so 1 - 0 and 0 - 1/2. The second is the same with the weight 0.1.
+    expected = torch.tensor([1, -0.5, -0.5, -0.05, 0.1, -0.05, 0, 0, 0, 0], dtype=torch.float64)
+
+    class AdoraRLOO(Adora, RLOO):
+        Config = AdoraAlgorithmConfig
+        config: AdoraAlgorithmConfig
+
+    for algorithm in (Adora(config, estimator=RLOO().advantages), AdoraRLOO(config)):
+        torch.testing.assert_close(algorithm.advantages(rollouts), expected)
 
 
 def test_a_weighting_of_ones_own_is_a_class_with_weights():
