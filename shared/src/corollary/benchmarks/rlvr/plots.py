@@ -49,10 +49,10 @@ def _figure(
 ) -> None:
     from matplotlib.figure import Figure
 
-    # A method looks the same in all figures of a record; what the others are compared with is black.
+    # A method looks the same in all figures of a record; what the others are compared with is black, on top.
     looks = {
         **looks_of([name for name in cell.recipes if name != baseline]),
-        baseline: {"color": TRUTH, "linestyle": "-"},
+        baseline: {"color": TRUTH, "linestyle": "-", "zorder": 3},
         START: {"color": "0.5", "linestyle": ":"},
     }
     # Points have no line style, so the marker takes its place.
@@ -88,6 +88,7 @@ def _trade(axes: "Axes", measured: Mapping[str, Row], looks: Looks, markers: Map
                 markersize=5,
                 elinewidth=0.6,
                 color=looks[name]["color"],
+                zorder=looks[name].get("zorder", 2),
             )
     axes.set(title="accuracy against entropy, at the end", xlabel="entropy [nats]", ylabel="held-out pass@1")
     finish(axes, legend=False)
