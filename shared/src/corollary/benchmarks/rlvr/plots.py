@@ -50,7 +50,7 @@ def _figure(
     from matplotlib.figure import Figure
 
     # A method looks the same in all figures of a record; what the others are compared with is black, on top.
-    looks = {
+    looks: Looks = {
         **looks_of([name for name in cell.recipes if name != baseline]),
         baseline: {"color": TRUTH, "linestyle": "-", "zorder": 3},
         START: {"color": "0.5", "linestyle": ":"},
