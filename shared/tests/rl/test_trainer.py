@@ -252,6 +252,15 @@ def test_a_batch_in_order_is_not_shuffled():
     assert metrics["seen"] == 0.5, "of both mini-batches, in both epochs, the first alone learns"
 
 
+def test_an_object_may_ask_for_statistics_of_its_own():
+    asking = GRPO()
+    asking.behaviour_stats = asking.behaviour_stats | {"sum_p2"}
+    for algorithm, present in ((asking, True), (GRPO(), False)):
+        run = trainer(algorithm=algorithm)
+        behaviour = run._batch(run._next_prompts(), 1.0).behaviour
+        assert (behaviour.sum_p2 is not None) == present
+
+
 def test_one_on_policy_step_is_the_policy_gradient():
     # SGD in place of AdamW; before the first update the ratio is 1, so the gradient is that of -mean(A log p).
     run = trainer(replace(CONFIG, mini_batches=1, max_grad_norm=1e9), dtype=torch.float64)
@@ -402,6 +411,52 @@ def test_more_prompts_than_the_step_has_are_refused():
 
     with pytest.raises(ValueError, match="a request must be for 1 to 6 prompts, got 7"):
         trainer(algorithm=Greedy()).step()
+
+
+@pytest.mark.parametrize(
+    ("fraction", "available", "prompts"),
+    [
+        (0.25, 512, 128),
+        (0.25, 7, 1),
+        (0.25, 3, 1),
+        (0.25, 1, 1),
+        (1.0, 6, 6),
+        (0.3, 10, 3),
+        (0.7, 10, 7),
+        (0.29, 100, 29),
+    ],
+)
+def test_a_share_of_the_prompts_is_whole_prompts_and_at_least_one(fraction, available, prompts):
+    assert RolloutRequest(temperature=1.0, fraction=fraction).count(available) == prompts
+
+
+def test_a_share_of_the_prompts_is_sampled_in_whole_groups():
+    class Share(Hot):
+        def extra_rollouts(self, step):
+            return RolloutRequest(temperature=3.0, fraction=0.4)
+
+    assert trainer(algorithm=Share()).step() == trainer(algorithm=Hot()).step()  # 0.4 of 6 prompts are 2
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        ({"temperature": 1.0}, "give prompts or fraction, got prompts=None and fraction=None"),
+        ({"temperature": 1.0, "prompts": 2, "fraction": 0.5}, "give prompts or fraction, got prompts=2 and fraction"),
+        ({"temperature": 1.0, "fraction": 0.0}, r"fraction must be in \(0, 1\], got 0.0"),
+        ({"temperature": 1.0, "fraction": 1.5}, r"fraction must be in \(0, 1\], got 1.5"),
+        ({"temperature": 0.0, "prompts": 1}, "temperature must be finite and larger than 0, got 0.0"),
+        ({"temperature": math.inf, "prompts": 1}, "temperature must be finite and larger than 0, got inf"),
+    ],
+)
+def test_bad_requests_are_refused(request_, message):
+    with pytest.raises(ValueError, match=message):
+        RolloutRequest(**request_)
+
+
+def test_a_request_for_no_prompts_is_refused():
+    with pytest.raises(ValueError, match="a request must be for 1 to 6 prompts, got 0"):
+        RolloutRequest(temperature=1.0, prompts=0).count(6)
 
 
 def test_a_batch_smaller_than_the_mini_batches_still_trains():

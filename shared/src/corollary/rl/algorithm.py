@@ -18,6 +18,7 @@ micro-batch, so what it takes over its tokens depends on how the batch is split 
 reference policy yet, hence no KL penalty.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -59,12 +60,42 @@ class GRPOConfig:
 
 @dataclass(frozen=True)
 class RolloutRequest:
-    """A second sample that an algorithm wants before it trains on a batch."""
+    """A second sample that an algorithm wants before it trains on a batch.
+
+    Give ``prompts`` or ``fraction``: an algorithm need not know how many prompts a step has.
+
+    Raises:
+        ValueError: the temperature is not finite and positive, both or neither of the two are given, or one is out of
+            range.
+    """
 
     temperature: float
     """Its sampling temperature."""
-    prompts: int
+    prompts: int | None = None
     """How many of the step's prompts are sampled again, from the first; each ``group_size`` times."""
+    fraction: float | None = None
+    """The same as a share of the step's prompts, in (0, 1], rounded down to whole prompts, but at least one."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < math.inf:
+            raise ValueError(f"temperature must be finite and larger than 0, got {self.temperature}")
+        if (self.prompts is None) == (self.fraction is None):
+            raise ValueError(f"give prompts or fraction, got prompts={self.prompts} and fraction={self.fraction}")
+        if self.fraction is not None and not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+
+    def count(self, available: int) -> int:
+        """The number of prompts to sample again, out of a step's ``available`` ones.
+
+        Raises:
+            ValueError: more prompts are asked for than there are, or less than one.
+        """
+        if self.fraction is not None:
+            # A share such as 0.3 of 10 is 3 although the product of the floats may be a little less.
+            return max(1, math.floor(self.fraction * available + 1e-9))
+        if self.prompts is None or not 0 < self.prompts <= available:
+            raise ValueError(f"a request must be for 1 to {available} prompts, got {self.prompts}")
+        return self.prompts
 
 
 class Algorithm:
@@ -75,10 +106,11 @@ class Algorithm:
     """
 
     Config: ClassVar[type[GRPOConfig]] = GRPOConfig
-    behaviour_stats: ClassVar[frozenset[str]] = frozenset({"log_prob", "entropy"})
-    """The statistics that `prepare` needs at the behaviour policy (no gradient)."""
-    update_stats: ClassVar[frozenset[str]] = frozenset({"log_prob"})
-    """The statistics that `token_loss` needs at the policy being trained (with gradient)."""
+    behaviour_stats: frozenset[str] = frozenset({"log_prob", "entropy"})
+    """The statistics that are needed at the behaviour policy (no gradient). An object whose options ask for more sets
+    its own."""
+    update_stats: frozenset[str] = frozenset({"log_prob"})
+    """The statistics that `token_loss` needs at the policy being trained (with gradient); likewise."""
     metrics: ClassVar[Mapping[str, str]] = {}
     """Glossary of the metrics that this method adds to the trainer's."""
     benchmark: ClassVar[Mapping[str, Any] | None] = {}

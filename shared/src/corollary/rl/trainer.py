@@ -196,9 +196,8 @@ class Trainer:
         prompts = self._next_prompts()
         batch = self._batch(prompts, self.config.temperature)
         if request := self.algorithm.extra_rollouts(self.steps_done):
-            if not 0 < request.prompts <= len(prompts):
-                raise ValueError(f"a request must be for 1 to {len(prompts)} prompts, got {request.prompts}")
-            extra = self._batch(prompts[: request.prompts], request.temperature, first_group=len(prompts))
+            again = prompts[: request.count(len(prompts))]
+            extra = self._batch(again, request.temperature, first_group=len(prompts))
             batch = replace(batch, extra=extra)
         rollouts = batch.rollouts
         log_probs, entropy = batch.behaviour.required("log_prob", "entropy")
