@@ -131,6 +131,8 @@ class Adora(Algorithm):
 class RandomAdora(Adora):
     """The control: ADORA's weights of the batch, dealt at random among the prompts that have a gradient."""
 
+    benchmark: ClassVar[Mapping[str, Any] | None] = None
+
     def advantages(self, rollouts: Rollouts) -> Tensor:
         """The estimator's advantages: chance is at hand in `prepare`."""
         return self.estimator(rollouts)

@@ -1,7 +1,8 @@
 """AEPO with one part taken out (C9): what is left of the control without it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -32,6 +33,7 @@ class AblatedAEPO(AEPO):
 
     Config = AblatedAEPOConfig
     config: AblatedAEPOConfig  # ty: ignore[incompatible-mutable-override]
+    benchmark: ClassVar[Mapping[str, Any] | None] = None
 
     def extra_rollouts(self, step: int) -> RolloutRequest:
         """AEPO's request, at temperature 1 if that is what is ablated."""

@@ -44,7 +44,7 @@ def print_table(head: Sequence[str], rows: Iterable[Sequence[str]], console: Con
     """A table on the terminal; its first column is text and its others are figures."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for i, name in enumerate(head):
-        table.add_column(name, justify="right" if i else "left", overflow="fold")
+        table.add_column(name, justify="right" if i else "left", overflow="fold", no_wrap=i == 0)
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)

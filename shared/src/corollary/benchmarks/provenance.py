@@ -1,6 +1,7 @@
 """Where the figures of a record come from: code, machines, versions, and what each method says of itself."""
 
 import inspect
+import re
 from collections.abc import Collection, Iterable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -41,6 +42,6 @@ def distributions(group: str, names: Collection[str]) -> tuple[str, ...]:
 
 
 def first_paragraph(described: object) -> str:
-    """The first paragraph of a description, on one line."""
-    text = inspect.cleandoc(described.__doc__ or "")
-    return " ".join(text.partition("\n\n")[0].split())
+    """The first paragraph of a description, on one line, with formulas as Markdown has them."""
+    text = inspect.cleandoc(described.__doc__ or "").partition("\n\n")[0]
+    return " ".join(re.sub(r":math:`([^`]*)`", r"$\1$", text).split())

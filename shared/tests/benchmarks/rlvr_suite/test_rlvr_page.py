@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from corollary.benchmarks import RecordError, find_suite, pages
+from corollary.benchmarks.provenance import first_paragraph
 from corollary.benchmarks.records import write_record
 from corollary.benchmarks.rlvr.measured import measure
 from corollary.benchmarks.rlvr.plan import Cell, RLVRPlan
@@ -88,6 +89,26 @@ def test_the_page_says_what_was_run_where_and_with_which_options(content: dict) 
     assert "- broken not run: ImportError: no \\| such &lt;module>" in page
     assert "Options beside the defaults: grpo: mu 2.5, cap None." in page
     assert "](rlvr/digit-sum.png)" in page
+
+
+def test_a_method_that_changed_nothing_is_named(content: dict) -> None:
+    assert "the same as" not in SUITE.page(content)
+    _, baseline, other, _ = content["tasks"][0]["rows"]
+    other["per_seed"] = [entry | {"run": "another", "step_s": 9.0} for entry in baseline["per_seed"]]
+    line = "- the same as grpo at every seed, since the rule changed nothing: clip-higher\n"
+    assert line in SUITE.page(content)
+    other["per_seed"][1]["entropy 75%"] += 1e-9
+    assert "the same as" not in SUITE.page(content)
+
+
+def test_formulas_of_a_description_are_those_of_markdown() -> None:
+    class Described:
+        r"""GRPO with :math:`A_i = R_i`,
+
+        and more.
+        """
+
+    assert first_paragraph(Described) == "GRPO with $A_i = R_i$,"
 
 
 def test_conclusions_name_the_limits_of_the_intervals(content: dict) -> None:

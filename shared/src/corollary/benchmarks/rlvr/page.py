@@ -51,7 +51,7 @@ CONCLUSIONS = """\
 
 PLOTS = """\
 In each figure, means over seeds: entropy along training; accuracy on held-out prompts against the entropy at the end,
-with 95 % intervals; and pass@k."""
+with 95 % intervals, which may leave the frame; and pass@k."""
 
 
 def page(content: Mapping[str, Any]) -> str:
@@ -89,7 +89,7 @@ def _section(task: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:
     for shown in rows.tables(task, content["baseline"]):
         if shown.rows:
             parts += [f"{cell(shown.title)}:", table(shown.head, shown.rows)]
-    if lines := remarks(task["rows"]):
+    if lines := [*rows.idle(task, content["baseline"]), *remarks(task["rows"])]:
         parts.append(bullets(lines))
     if chosen := options(task["rows"]):
         parts.append(f"Options beside the defaults: {cell('; '.join(chosen))}.")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from corollary.benchmarks.looks import TRUTH, finish, looks_of
+from corollary.benchmarks.looks import STYLES, TRUTH, finish, looks_of
 from corollary.benchmarks.method_rows import Row, is_measured
 from corollary.benchmarks.rlvr.budgets import START
 from corollary.benchmarks.rlvr.measured import complete_runs, smoothed
@@ -18,6 +18,7 @@ from corollary.runs import RunStore
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MARKERS = dict(zip(STYLES, ("o", "s", "^", "D"), strict=True))
 Looks = Mapping[str, dict[str, Any]]
 
 
@@ -48,17 +49,19 @@ def _figure(
 ) -> None:
     from matplotlib.figure import Figure
 
-    # A method looks the same in all figures of a record; what the others are compared with is black.
-    looks = {
+    # A method looks the same in all figures of a record; what the others are compared with is black, on top.
+    looks: Looks = {
         **looks_of([name for name in cell.recipes if name != baseline]),
-        baseline: {"color": TRUTH, "linestyle": "-"},
+        baseline: {"color": TRUTH, "linestyle": "-", "zorder": 3},
         START: {"color": "0.5", "linestyle": ":"},
     }
+    # Points have no line style, so the marker takes its place.
+    markers = {name: MARKERS[look["linestyle"]] for name, look in looks.items()}
     figure = Figure(figsize=(14, 4.2), layout="constrained")
     curve, trade, attempts = figure.subplots(1, 3)
     _entropy(curve, entropy_curves(cell, store), looks)
-    _trade(trade, measured, looks)
-    _attempts(attempts, measured, task["attempts"], looks)
+    _trade(trade, measured, looks, markers)
+    _attempts(attempts, measured, task["attempts"], looks, markers)
     seeds = len(task["seeds"])
     figure.suptitle(f"{cell.task}: mean of {seeds} seed{'s' * (seeds != 1)}", fontsize=11)
     figure.savefig(path, dpi=110)
@@ -71,36 +74,45 @@ def _entropy(axes: "Axes", curves: Mapping[str, pd.Series], looks: Looks) -> Non
     finish(axes, legend=False)
 
 
-def _trade(axes: "Axes", measured: Mapping[str, Row], looks: Looks) -> None:
+def _trade(axes: "Axes", measured: Mapping[str, Row], looks: Looks, markers: Mapping[str, str]) -> None:
+    points = {}
     for name, row in measured.items():
         entropy, accuracy = row["mean"].get(entropy_at(1)), row["mean"][pass_at(1)]
         if entropy is not None:
+            points[name] = (entropy["mean"], accuracy["mean"])
             axes.errorbar(
-                [entropy["mean"]],
-                [accuracy["mean"]],
+                *points[name],
                 xerr=_errors(entropy),
                 yerr=_errors(accuracy),
-                fmt="o",
+                fmt=markers[name],
                 markersize=5,
-                elinewidth=0.7,
+                elinewidth=0.6,
                 color=looks[name]["color"],
-            )
-            axes.annotate(
-                name, (entropy["mean"], accuracy["mean"]), fontsize=7, xytext=(4, 3), textcoords="offset points"
+                zorder=looks[name].get("zorder", 2),
             )
     axes.set(title="accuracy against entropy, at the end", xlabel="entropy [nats]", ylabel="held-out pass@1")
     finish(axes, legend=False)
-    axes.margins(x=0.12)
+    # The points decide how far the axes reach; a wide interval may leave the frame.
+    if points:
+        axes.set_xlim(*_reach([x for x, _ in points.values()]))
+        axes.set_ylim(*_reach([y for _, y in points.values()]))
 
 
-def _attempts(axes: "Axes", measured: Mapping[str, Row], attempts: list[int], looks: Looks) -> None:
+def _attempts(
+    axes: "Axes", measured: Mapping[str, Row], attempts: list[int], looks: Looks, markers: Mapping[str, str]
+) -> None:
     for name, row in measured.items():
         values = [row["mean"][pass_at(k)]["mean"] for k in attempts]
-        axes.plot(attempts, values, linewidth=1.4, label=name, **looks[name])
+        axes.plot(attempts, values, linewidth=1.2, marker=markers[name], markersize=4, label=name, **looks[name])
     axes.set_xscale("log", base=2)
     axes.set_xticks(attempts, [str(k) for k in attempts])
     axes.set(title="held-out pass@k", xlabel="k", ylabel="pass@k")
     finish(axes)
+
+
+def _reach(values: list[float]) -> tuple[float, float]:
+    margin = 0.25 * (max(values) - min(values)) or 0.05
+    return min(values) - margin, max(values) + margin
 
 
 def _errors(interval: Mapping[str, float | None]) -> list[list[float]] | None:

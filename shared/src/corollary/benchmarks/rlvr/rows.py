@@ -71,10 +71,23 @@ def training(task: Mapping[str, Any]) -> Table:
     return Table("Training", head, rows)
 
 
+def idle(task: Mapping[str, Any], baseline: str) -> list[str]:
+    """A line on the methods that trained exactly as the baseline did, if there are any: their rule changed nothing."""
+    trained = {row["method"]: _results(row) for row in task["rows"] if is_measured(row)}
+    same = [name for name, found in trained.items() if name != baseline and found == trained.get(baseline)]
+    return [f"the same as {baseline} at every seed, since the rule changed nothing: {', '.join(same)}"] if same else []
+
+
 def seeds(task: Mapping[str, Any]) -> str:
     """The seeds of a task in words."""
     first, last = task["seeds"][0], task["seeds"][-1]
     return f"seed {first}" if first == last else f"seeds {first} to {last}"
+
+
+def _results(row: Row) -> list[dict[str, Any]]:
+    """What the seeds of a method gave, without their names and times."""
+    others = ("run", "run_s", "step_s")
+    return [{name: value for name, value in entry.items() if name not in others} for entry in row["per_seed"]]
 
 
 def _by_score(task: Mapping[str, Any]) -> list[Row]:

@@ -58,7 +58,8 @@ class RLVRSuite(Suite["RLVRPlan"]):
                     console.print()
                     console.print(Text(table.title, style="bold"))
                     print_table(table.head, table.rows, console)
-            print_remarks([f"  {remark}" for remark in remarks(task["rows"])], console)
+            lines = [*rows.idle(task, content["baseline"]), *remarks(task["rows"])]
+            print_remarks([f"  {line}" for line in lines], console)
         console.print()
         console.print(Text(CAPTION, style="dim"), soft_wrap=True)
 
