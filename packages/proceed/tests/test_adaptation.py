@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import prune
 
 from corollary_proceed import (
     AdaptationCoefficients,
@@ -274,6 +275,12 @@ def test_a_parametrised_layer_is_refused() -> None:
         Adapted(network)
 
 
+def test_a_pruned_layer_is_refused() -> None:
+    network = Holder(prune.identity(nn.Linear(4, 2), "weight"))
+    with pytest.raises(ValueError, match="layer has a parametrised weight"):
+        Adapted(network)
+
+
 # The modules stay as they are
 
 
@@ -347,13 +354,13 @@ def test_hooks_of_adapted_layers_are_called() -> None:
 def closed(adapted: Adapted, drift: Tensor, x: Tensor) -> dict[str, Tensor]:
     """Gradients of a squared sum by `pull_back`."""
     with torch.no_grad():
-        matrices = adapted.generator(drift)
-        merged = adapted.merged.merge(matrices)
-    for tensor in (tensor for pair in merged for tensor in pair if tensor is not None):
-        tensor.requires_grad_()
+        merged = adapted.merged.merge(adapted.generator(drift))
+    for layer in merged:
+        for tensor in (layer.weight, layer.bias):
+            if tensor is not None:
+                tensor.requires_grad_()
     adapted.merged.run(merged, x).square().sum().backward()
-    gradients = [(w.grad, None if b is None else b.grad) for w, b in merged]
-    found = adapted.merged.pull_back(matrices, gradients)
+    found = adapted.merged.pull_back(merged)
     named = {f"offset {i}": gradient for i, gradient in enumerate(found)}
     return named | {name: layer.weight.grad for name, layer in adapted.layers.items() if layer.weight.grad is not None}
 

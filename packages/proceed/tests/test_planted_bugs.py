@@ -9,7 +9,7 @@ from corollary.papers import Level, Verdict, worst
 from corollary_proceed import adaptation, concepts, exact_online, forecaster, generator, model
 from corollary_proceed.claims import PAPER
 from corollary_proceed.forecaster import ProceedForecaster
-from corollary_proceed.generator import AdaptationCoefficients, GeneratorGroup
+from corollary_proceed.generator import GeneratorGroup
 from corollary_proceed.model import Proceed
 
 EXACT = [claim for claim in PAPER.claims if claim.level is Level.EXACT]
@@ -70,10 +70,13 @@ def columns_first(monkeypatch):
 
 
 def shift_left_out(monkeypatch):
-    true = adaptation.merge
-    monkeypatch.setattr(
-        adaptation, "merge", lambda layer, c: true(layer, c._replace(gamma=None if c.gamma is None else 0 * c.gamma))
-    )
+    true = adaptation._merge
+
+    def unshifted(layer, coefficients, mask):
+        gamma = coefficients.gamma
+        return true(layer, coefficients._replace(gamma=None if gamma is None else 0 * gamma), mask)
+
+    monkeypatch.setattr(adaptation, "_merge", unshifted)
 
 
 def sum_in_place_of_product(monkeypatch):
@@ -88,21 +91,17 @@ def sum_in_place_of_product(monkeypatch):
 
 
 def rows_scaled_twice(monkeypatch):
-    true = adaptation.merge
-
-    def twice(layer, coefficients):
-        return true(layer, AdaptationCoefficients(coefficients.beta**2, coefficients.alpha, coefficients.gamma))
-
-    monkeypatch.setattr(adaptation, "merge", twice)
+    true = adaptation._mask
+    monkeypatch.setattr(adaptation, "_mask", lambda layer, c: true(layer, c._replace(beta=c.beta**2)))
 
 
 def one_kernel_position_in_the_gradient(monkeypatch):
     true = adaptation._scale_gradients
 
-    def first_only(layer, coefficients, product, target):
+    def first_only(layer, coefficients, product):
         if isinstance(layer, nn.Conv1d):
             product = product * torch.eye(product.shape[-1], dtype=product.dtype)[0]
-        true(layer, coefficients, product, target)
+        return true(layer, coefficients, product)
 
     monkeypatch.setattr(adaptation, "_scale_gradients", first_only)
 

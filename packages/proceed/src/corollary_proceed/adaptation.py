@@ -43,7 +43,7 @@ def adaptable_layers(
         names = " or ".join(kind.__name__ for kind in kinds)
         raise ValueError(f"{type(network).__name__} has no layer to adapt: expected a {names or 'kind of layer'}")
     for name, layer in found.items():
-        if is_parametrized(layer):
+        if is_parametrized(layer) or not {"weight", "bias"} <= layer._parameters.keys():  # pruning replaces them too
             raise ValueError(f"{name} has a parametrised weight, which cannot be scaled; remove the parametrisation")
     return found
 
@@ -70,9 +70,12 @@ def merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> tuple[Te
     Returns:
         The merged weight, shaped as the layer's, and the merged bias.
     """
-    weight = layer.weight * _mask(layer, coefficients)
+    return _merge(layer, coefficients, _mask(layer, coefficients))
+
+
+def _merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients, mask: Tensor) -> tuple[Tensor, Tensor | None]:
     bias, gamma = layer.bias, coefficients.gamma
-    return weight, bias + gamma if bias is not None and gamma is not None else None
+    return layer.weight * mask, bias + gamma if bias is not None and gamma is not None else None
 
 
 def _mask(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> Tensor:
@@ -86,6 +89,15 @@ def _mask(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> Tensor:
     return (beta.unsqueeze(-1) * columns).unsqueeze(-1)
 
 
+class MergedLayer(NamedTuple):
+    """What takes the place of a layer's parameters under one drift, and what it was made of."""
+
+    weight: Tensor
+    bias: Tensor | None
+    coefficients: AdaptationCoefficients
+    mask: Tensor
+
+
 class MergedLayers:
     """A network that is run with merged weights for its adapted layers.
 
@@ -97,36 +109,38 @@ class MergedLayers:
 
     def __init__(self, network: nn.Module, layers: Mapping[str, AdaptedLayer], generator: AdaptationGenerator) -> None:
         self.network = network
-        self._rows = [
-            _Row(matrix, row, group.parts(name), layers[name])
-            for matrix, group in enumerate(generator.groups)
-            for row, name in enumerate(group.shapes)
+        self._groups = [
+            [_Place(layers[name], row, group.parts(name)) for row, name in enumerate(group.shapes)]
+            for group in generator.groups
         ]
+        self._layers = [place.layer for places in self._groups for place in places]
 
-    def merge(self, matrices: Sequence[Tensor]) -> list[tuple[Tensor, Tensor | None]]:
+    def merge(self, matrices: Sequence[Tensor]) -> list[MergedLayer]:
         """Weight and bias of every layer from the coefficients (layers, width) of every group."""
-        return [merge(row.layer, row.coefficients(matrices)) for row in self._rows]
+        found = []
+        for places, matrix in zip(self._groups, matrices, strict=True):
+            for layer, row, (beta, alpha, gamma) in places:
+                own = matrix[row]
+                coefficients = AdaptationCoefficients(own[beta], own[alpha], None if gamma is None else own[gamma])
+                mask = _mask(layer, coefficients)
+                found.append(MergedLayer(*_merge(layer, coefficients, mask), coefficients, mask))
+        return found
 
-    def run(self, merged: Sequence[tuple[Tensor, Tensor | None]], x: Tensor) -> Tensor:
+    def run(self, merged: Sequence[MergedLayer], x: Tensor) -> Tensor:
         """Run the network on any batch with these weights and biases in the place of its own."""
-        given: list[tuple[dict[str, Any], Tensor, Tensor | None]] = [
-            (row.layer._parameters, row.layer.weight, row.layer.bias) for row in self._rows
-        ]
+        own: list[dict[str, Any]] = [layer._parameters for layer in self._layers]
+        given = [(parameters["weight"], parameters["bias"]) for parameters in own]
         try:
             # torch.func.functional_call does the same, but walks through all parameters at every call
-            for (parameters, _, _), (weight, bias) in zip(given, merged, strict=True):
-                parameters["weight"] = weight
-                if bias is not None:
-                    parameters["bias"] = bias
+            for parameters, layer in zip(own, merged, strict=True):
+                parameters["weight"], parameters["bias"] = layer.weight, layer.bias
             return self.network(x)
         finally:
-            for parameters, weight, bias in given:
+            for parameters, (weight, bias) in zip(own, given, strict=True):
                 parameters["weight"], parameters["bias"] = weight, bias
 
     @torch.no_grad()
-    def pull_back(
-        self, matrices: Sequence[Tensor], gradients: Sequence[tuple[Tensor | None, Tensor | None]]
-    ) -> list[Tensor]:
+    def pull_back(self, merged: Sequence[MergedLayer]) -> list[Tensor]:
         r"""The chain rule of `merge` in closed form.
 
         Adds to the gradients of the layers' weights and returns those of the coefficients.
@@ -141,55 +155,54 @@ class MergedLayers:
         so short that a graph of a dozen small nodes a layer would cost more than the layers themselves.
 
         Args:
-            matrices: the coefficients that were merged.
-            gradients: of the merged weights and biases, in the order of `merge`; None where there is none.
+            merged: what `merge` gave, with the gradients of its weights and biases, which are used up.
 
         Returns:
-            Gradients of ``matrices``.
+            Gradients of the coefficients (layers, width) of every group.
         """
-        found = [torch.zeros_like(matrix) for matrix in matrices]  # a layer that was not run has none
-        for row, (gradient, shift) in zip(self._rows, gradients, strict=True):
-            coefficients, target = row.coefficients(matrices), row.coefficients(found)
-            if gradient is not None:
-                weight = row.layer.weight
-                if weight.requires_grad:
-                    own = gradient * _mask(row.layer, coefficients)
-                    weight.grad = own if weight.grad is None else weight.grad + own  # layers may share a weight
-                _scale_gradients(row.layer, coefficients, gradient * weight, target)
-            if target.gamma is not None and shift is not None:
-                target.gamma.copy_(shift)
+        found, remaining = [], iter(merged)
+        for places in self._groups:
+            parts = [part for place in places for part in _pull_back(place.layer, next(remaining))]
+            found.append(torch.cat(parts).view(len(places), -1))
         return found
 
 
-class _Row(NamedTuple):
-    """Where the coefficients of a layer stand."""
+class _Place(NamedTuple):
+    """Where the coefficients of a layer stand in the matrix of its group."""
 
-    matrix: int
+    layer: AdaptedLayer
     row: int
     parts: tuple[slice, slice, slice | None]
-    layer: AdaptedLayer
-
-    def coefficients(self, matrices: Sequence[Tensor]) -> AdaptationCoefficients:
-        own = matrices[self.matrix][self.row]
-        beta, alpha, gamma = self.parts
-        return AdaptationCoefficients(own[beta], own[alpha], None if gamma is None else own[gamma])
 
 
-def _scale_gradients(
-    layer: AdaptedLayer, coefficients: AdaptationCoefficients, product: Tensor, target: AdaptationCoefficients
-) -> None:
-    """Write the gradients of the scales, from G * theta."""
+def _pull_back(layer: AdaptedLayer, merged: MergedLayer) -> list[Tensor]:
+    """The gradients of the coefficients of one layer; adds to that of its weight."""
+    beta, alpha, gamma = merged.coefficients
+    gradient = merged.weight.grad
+    if gradient is None:  # the layer was not run
+        found = [torch.zeros_like(beta), torch.zeros_like(alpha)]
+    else:
+        weight = layer.weight
+        found = _scale_gradients(layer, merged.coefficients, gradient * weight)
+        if weight.requires_grad:
+            own = gradient.mul_(merged.mask)
+            weight.grad = own if weight.grad is None else weight.grad + own  # layers may share a weight
+    if gamma is not None:
+        shift = None if merged.bias is None else merged.bias.grad
+        found.append(torch.zeros_like(gamma) if shift is None else shift)
+    return found
+
+
+def _scale_gradients(layer: AdaptedLayer, coefficients: AdaptationCoefficients, product: Tensor) -> list[Tensor]:
+    """The gradients of beta and alpha, from G * theta."""
     beta, alpha, _ = coefficients
     if isinstance(layer, nn.Conv1d):
         product = product.sum(-1)
         if layer.groups > 1:  # (groups, rows of a group, columns of a group)
             product = product.unflatten(0, (layer.groups, -1))
             beta, alpha = beta.view(layer.groups, -1), alpha.view(layer.groups, -1)
-            target.beta.copy_((product * alpha.unsqueeze(1)).sum(-1).flatten())
-            target.alpha.copy_((product * beta.unsqueeze(-1)).sum(1).flatten())
-            return
-    torch.mv(product, alpha, out=target.beta)
-    torch.mv(product.mT, beta, out=target.alpha)
+            return [(product * alpha.unsqueeze(1)).sum(-1).flatten(), (product * beta.unsqueeze(-1)).sum(1).flatten()]
+    return [torch.mv(product, alpha), torch.mv(product.mT, beta)]
 
 
 def scaled_forward(

@@ -1,5 +1,7 @@
 """Concepts of a window, their drift over the label's delay, and the clip of its norm."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,6 +23,7 @@ class ConceptEncoder(nn.Module):
         super().__init__()
         self.first = nn.Linear(length, concept_dim)
         self.second = nn.Linear(concept_dim, concept_dim)
+        vars(self).update(self._modules)  # found at once, without nn.Module.__getattr__, which an online step notices
 
     def forward(self, window: Tensor) -> Tensor:
         """Concepts (B, d_c) of windows (B, length, N); any number of variates.
@@ -28,11 +31,16 @@ class ConceptEncoder(nn.Module):
         Raises:
             ValueError: the windows have another length.
         """
-        if window.shape[-2] != self.first.in_features:
-            raise ValueError(
-                f"windows must be (batch, {self.first.in_features}, variates), got shape {tuple(window.shape)}"
-            )
-        return self.second(functional.gelu(self.first(window.mT)).mean(-2))
+        first, second = self.first, self.second
+        if window.shape[-2] != first.in_features:
+            raise ValueError(f"windows must be (batch, {first.in_features}, variates), got shape {tuple(window.shape)}")
+        return apply_linear(second, functional.gelu(apply_linear(first, window.mT)).mean(-2))
+
+
+def apply_linear(layer: nn.Linear, x: Tensor) -> Tensor:
+    """What the layer computes. To call it as a module takes longer than a product as small as those of one window."""
+    parameters: dict[str, Any] = layer._parameters
+    return functional.linear(x, parameters["weight"], parameters["bias"])
 
 
 def clip_norm(drift: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from corollary_proceed.concepts import apply_linear
 
 
 class LayerShape(NamedTuple):
@@ -57,6 +59,7 @@ class GeneratorGroup(nn.Module):
         self.bias = nn.Parameter(torch.empty(len(shapes), bottleneck_dim).uniform_(-bound, bound))
         self.up = nn.Linear(bottleneck_dim, width, bias=False)
         nn.init.zeros_(self.up.weight)
+        vars(self).update(self._modules)  # found at once, without nn.Module.__getattr__, which an online step notices
         self.offset = nn.Parameter(torch.zeros(len(shapes), width))
         ones = [[1.0] * (s.outputs + s.inputs) + [0.0] * (s.width - s.outputs - s.inputs) for s in shapes.values()]
         self.start: Tensor
@@ -64,8 +67,8 @@ class GeneratorGroup(nn.Module):
 
     def forward(self, drift: Tensor) -> Tensor:
         """Coefficients (..., layers, width) for drifts (..., d_c)."""
-        hidden = torch.sigmoid(self.down(drift).unsqueeze(-2) + self.bias)
-        return self.up(hidden) + (self.start + self.offset)
+        hidden = torch.sigmoid(apply_linear(self.down, drift).unsqueeze(-2) + self.bias)
+        return apply_linear(self.up, hidden) + (self.start + self.offset)
 
     def parts(self, name: str) -> tuple[slice, slice, slice | None]:
         """Where beta, alpha and gamma of a layer stand in its coefficients: rows, columns, then the bias."""
@@ -107,17 +110,13 @@ class AdaptationGenerator(nn.Module):
         for name, shape in shapes.items():
             key = (name.rpartition(".")[2], shape.width) if share else name
             members.setdefault(key, {})[name] = shape
-        groups = [GeneratorGroup(group, concept_dim, bottleneck_dim) for group in members.values()]
-        self._groups = nn.ModuleList(groups)
-
-    @property
-    def groups(self) -> list[GeneratorGroup]:
-        """The groups, in the order of `forward`'s matrices."""
-        return cast("list[GeneratorGroup]", list(self._groups))
+        self.groups = [GeneratorGroup(group, concept_dim, bottleneck_dim) for group in members.values()]
+        """In the order of `forward`'s matrices. A plain list beside the ModuleList, whose iteration takes its time."""
+        self._groups = nn.ModuleList(self.groups)
 
     def forward(self, drift: Tensor) -> list[Tensor]:
         """Coefficients (..., layers, width) of every group for drifts (..., d_c)."""
-        return [group(drift) for group in self.groups]
+        return [group.forward(drift) for group in self.groups]
 
     def split(self, matrices: Sequence[Tensor]) -> dict[str, AdaptationCoefficients]:
         """The same by layer."""

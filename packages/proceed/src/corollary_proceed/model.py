@@ -1,11 +1,11 @@
 """Proceed: a forecaster whose layers are scaled by the estimated drift of the concept before it forecasts."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from corollary_proceed.adaptation import MergedLayers, adaptable_layers, scaled_forward, shape_of
 from corollary_proceed.concepts import ConceptEncoder, clip_norm
@@ -89,6 +89,7 @@ class Proceed(nn.Module):
         self._reference: Tensor | None = None
         self._average: Tensor | None = None
         self._concept: Tensor | None = None
+        self._kept: deque[tuple[Tensor, Tensor]] = deque(maxlen=horizon)
         self.train_only(backbone=True, generator=True)
 
     # The reference: the freshest complete pair.
@@ -103,14 +104,14 @@ class Proceed(nn.Module):
         """
         x, y = (x.unsqueeze(0), y.unsqueeze(0)) if x.ndim == 2 else (x, y)
         series = self._series(x)
-        if y.shape != (len(x), self.horizon, series.shape[-1]):
-            expected = (len(x), self.horizon, series.shape[-1])
+        expected = (len(x), self.horizon, series.shape[-1])
+        if y.shape != expected:
             raise ValueError(f"y must be (batch, horizon, variates) = {expected}, got {tuple(y.shape)}")
         if self.ema and self._reference is not None:
             with torch.no_grad():
                 self._average = self.reference_concept()
-        self._reference = torch.cat([series, y], 1).detach()
-        self._concept = None
+        # without the checks of nn.Module.__setattr__, which an online step would notice
+        vars(self).update(_reference=torch.cat([series, y], 1).detach(), _concept=None)
 
     def reset_reference(self, variates: int) -> None:
         """The reference before the first mini-batch of training: zeros (1, L + H, N)."""
@@ -135,7 +136,7 @@ class Proceed(nn.Module):
         if self._average is not None:
             concept = (1 - self.ema) * concept + self.ema * self._average
         if not self._encoders_learn:
-            self._concept = concept  # the encoders are frozen: the concept holds until the reference changes
+            vars(self)["_concept"] = concept  # the encoders are frozen: the concept holds until the reference changes
         return concept
 
     # Drift, coefficients, forecast.
@@ -157,8 +158,24 @@ class Proceed(nn.Module):
         series = self._series(x)
         if self.drift_kind == "none":
             return series.new_zeros(len(series), self.current_encoder.second.out_features)
-        drift = self.current_encoder(series)
+        drift = self._current_concept(series)
         return drift if self.drift_kind == "current" else drift - self.reference_concept()
+
+    def _current_concept(self, series: Tensor) -> Tensor:
+        """Concepts (B, d_c) of windows (B, L, N).
+
+        Online every window is met twice: when it is forecast from, and again H steps later, when its label is complete.
+        The encoders are frozen in between, so the concept that was kept with the window the first time serves again.
+        """
+        if self._encoders_learn or torch.is_grad_enabled() or len(series) > 1:
+            return self.current_encoder(series)
+        if self.training:
+            if self._kept and torch.equal(self._kept[0][0], series):
+                return self._kept[0][1]
+            return self.current_encoder(series)
+        concept = self.current_encoder(series)
+        self._kept.append((series.clone(), concept))  # a copy, since the caller may reuse its memory
+        return concept
 
     def coefficients(self, drift: Tensor) -> dict[str, AdaptationCoefficients]:
         """Scales and shifts of every adapted layer, by name, for drifts (d_c,) or (B, d_c)."""
@@ -178,11 +195,11 @@ class Proceed(nn.Module):
         """
         drift = self.drift(x) if drift is None else drift
         if len(x) == 1:
-            return self._merged.run(self._merged.merge(self.generator(drift[0])), x)
+            return self._merged.run(self._merged.merge(self.generator.forward(drift[0])), x)
         return scaled_forward(self.backbone, self._layers, self.coefficients(drift), x)
 
     def online_loss_gradients(self, x: Tensor, y: Tensor) -> Tensor:
-        """Set the gradients of one online step, those of the squared error of one adapted forecast.
+        """Set the gradients of one online step, those of the mean squared error of one adapted forecast.
 
         As `forward` and autograd would give them, but at less cost: in the online phase the drift is a constant, and
         the chain rule through the scales is known (`MergedLayers.pull_back`).
@@ -192,7 +209,7 @@ class Proceed(nn.Module):
             y: its label (H, N).
 
         Returns:
-            The mean squared error, (). The gradients of `online_parameters` are set.
+            The error of the forecast, (H, N). The gradients of `online_parameters` are set.
 
         Raises:
             ValueError: encoders and generator are not frozen, so that the drift is no constant.
@@ -201,20 +218,18 @@ class Proceed(nn.Module):
             raise ValueError("the generator must be frozen: call freeze_generator() first")
         window = x.unsqueeze(0)
         with torch.no_grad():
-            matrices = self.generator(self.drift(window)[0])
-            merged = self._merged.merge(matrices)
-        for pair in merged:
-            for tensor in pair:
-                if tensor is not None:
-                    tensor.requires_grad_()
-        loss = functional.mse_loss(self._merged.run(merged, window).squeeze(0), y)
-        loss.backward()
-        gradients = [(weight.grad, None if bias is None else bias.grad) for weight, bias in merged]
-        found = self._merged.pull_back(matrices, gradients)
-        for offset, gradient in zip(self.generator.offsets(), found, strict=True):
+            merged = self._merged.merge(self.generator.forward(self.drift(window)[0]))
+        for layer in merged:
+            layer.weight.requires_grad_()
+            if layer.bias is not None:
+                layer.bias.requires_grad_()
+        forecast = self._merged.run(merged, window)
+        error = forecast.detach() - y
+        forecast.backward(error * (2 / error.numel()))
+        for offset, gradient in zip(self.generator.offsets(), self._merged.pull_back(merged), strict=True):
             if offset.requires_grad:
                 offset.grad = gradient
-        return loss.detach()
+        return error.squeeze(0)
 
     def _series(self, x: Tensor) -> Tensor:
         if x.ndim != 3 or x.shape[1] != self.lookback:
@@ -251,16 +266,24 @@ class Proceed(nn.Module):
         for parameter in self.generator_parameters():
             parameter.requires_grad_(generator)
         self._encoders_learn = generator
-        self._concept = None
+        self._forget_concepts()
 
     def freeze_generator(self) -> None:
-        """The online phase: encoders and generator are fixed, backbone and offsets learn."""
+        """The online phase: encoders and generator are fixed, backbone and offsets learn.
+
+        What the encoders gave is kept while they are fixed: whoever changes them by hand calls this afterwards.
+        """
         self.train_only(backbone=True, generator=False)
+
+    def _forget_concepts(self) -> None:
+        """The encoders may have changed."""
+        self._concept = None
+        self._kept.clear()
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """The reference goes where the parameters go."""
         super()._apply(fn, recurse)
-        self._concept = None
+        self._forget_concepts()
         self._reference, self._average = (None if t is None else fn(t) for t in (self._reference, self._average))
         return self
 
@@ -270,4 +293,5 @@ class Proceed(nn.Module):
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
         """Restore them."""
-        self._reference, self._average, self._concept = state["reference"], state["average"], None
+        self._reference, self._average = state["reference"], state["average"]
+        self._forget_concepts()
