@@ -82,8 +82,12 @@ def test_paper_has_claims_and_a_measured_one(slug):
     assert any(claim.measure is not None for claim in installed(slug).claims)
 
 
-def test_every_claim_has_the_result_of_a_full_run_of_the_claim_as_it_is_now(slug):
+def test_results_are_those_of_full_runs_of_every_claim_as_it_is_now(slug):
     results = ROOT / "packages" / slug / "results"
+    if not any(results.glob("*.json")):  # a method may land before its claims were run in full, and says so
+        judged = [claim for claim in installed(slug).claims if claim.level is not Level.PAPER]
+        assert sections(readme(slug))["Claims"].count("**not run**") >= len(judged)
+        return
     for claim in installed(slug).claims:
         if claim.level is Level.PAPER:
             continue

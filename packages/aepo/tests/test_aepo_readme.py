@@ -73,7 +73,7 @@ def test_every_metric_is_in_the_glossary():
 
 def test_every_deviation_names_a_test_that_exists():
     tests = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
-    section = README.split("## Where this differs")[1].split("## Limits")[0]
+    section = README.split("## Deviations")[1].split("## Limits")[0]
     named = re.findall(r"`(test_\w+)` \|$", section, re.MULTILINE)
     assert len(named) == len([line for line in section.splitlines() if line.startswith("| ")]) - 1
     assert all(f"def {name}(" in tests for name in named)
