@@ -85,9 +85,8 @@ class ProceedForecaster(OnlineGD):
     def update(self, x: Tensor, y: Tensor) -> None:
         """One step of backbone and offsets, then the pair is the reference."""
         self.train(True)
-        for (
-            group
-        ) in self.optimizer.param_groups:  # zero_grad, without the profiler's hooks, which take most of its time
+        # What zero_grad does, without the profiler's hooks, which take most of its time.
+        for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
         self.model.online_loss_gradients(x, y)
