@@ -209,3 +209,12 @@ def test_extremes_and_means_on_every_small_group():
             config = AdoraConfig(w_tas=1.0, w_tds=0.0, max_length=3)
             expected = by_definition(right, lengths, [0, 0, 0], config)
             assert la.double().tolist() == expected
+
+
+def test_rewards_of_zero_and_one_need_a_threshold_below_one():
+    rewards, lengths = torch.tensor([1.0, 0.0]), torch.tensor([4, 5])
+    groups = torch.tensor([0, 0])
+    with pytest.raises(ValueError, match=r"rewards from 0 to 1 need a correct_threshold below 1, .* got 1.01"):
+        adora_weights(rewards, lengths, groups, config=AdoraConfig.llm_2025())
+    for scores in (torch.tensor([3.0, 1.0]), torch.tensor([1.0, -1.0]), torch.tensor([0.0, 0.0])):  # not of that kind
+        adora_weights(scores, lengths, groups, config=AdoraConfig.llm_2025())

@@ -69,6 +69,8 @@ class Adora(Algorithm):
 
     Config = AdoraAlgorithmConfig
     config: AdoraAlgorithmConfig
+    # The paper's weights by the one criterion that means something where all answers have one length.
+    benchmark: ClassVar[Mapping[str, Any] | None] = {"preset": "llm_2026", "criteria": "difficulty"}
     metrics: ClassVar[Mapping[str, str]] = {
         "adora/tas": "Share of prompts that are temporarily advantageous.",
         "adora/weight": "Mean weight over the responses.",

@@ -123,8 +123,8 @@ def adora_weights(correct: Tensor, lengths: Tensor, group_ids: Tensor, *, config
         float32.
 
     Raises:
-        ValueError: shapes differ, the batch is empty, ``group_ids`` are not integers, a length is not positive, or a
-            reward is NaN.
+        ValueError: shapes differ, the batch is empty, ``group_ids`` are not integers, a length is not positive, a
+            reward is NaN, or rewards run from 0 to 1 and ``config.correct_threshold`` lies above all of them.
 
     Implementation notes:
         * Strict comparison, means in float64: equal lengths are no advantage.
@@ -171,12 +171,15 @@ def is_correct(correct: Tensor, threshold: float) -> Tensor:
     """Booleans as they are; rewards are correct above ``threshold``.
 
     Raises:
-        ValueError: a reward is NaN.
+        ValueError: a reward is NaN, or rewards run from 0 to 1 and the threshold lies above all of them.
     """
     if correct.dtype == torch.bool:
         return correct
     if bool(correct.isnan().any()):
         raise ValueError("rewards must be numbers, got nan")
+    if threshold >= 1 and bool((correct == 1).any()) and bool(((correct >= 0) & (correct <= 1)).all()):
+        # The released scores end at 3. With rewards of 0 and 1 no answer would be right, and nothing would show it.
+        raise ValueError(f"rewards from 0 to 1 need a correct_threshold below 1, such as 0.5; got {threshold}")
     return correct.detach() > threshold
 
 

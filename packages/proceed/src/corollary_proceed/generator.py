@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -67,8 +67,9 @@ class GeneratorGroup(nn.Module):
 
     def forward(self, drift: Tensor) -> Tensor:
         """Coefficients (..., layers, width) for drifts (..., d_c)."""
-        hidden = torch.sigmoid(apply_linear(self.down, drift).unsqueeze(-2) + self.bias)
-        return apply_linear(self.up, hidden) + (self.start + self.offset)
+        parameters: dict[str, Any] = self._parameters
+        hidden = torch.sigmoid(apply_linear(self.down, drift).unsqueeze(-2) + parameters["bias"])
+        return apply_linear(self.up, hidden) + (self._buffers["start"] + parameters["offset"])
 
     def parts(self, name: str) -> tuple[slice, slice, slice | None]:
         """Where beta, alpha and gamma of a layer stand in its coefficients: rows, columns, then the bias."""

@@ -27,6 +27,8 @@ class Proceed(nn.Module):
     Symbols: :math:`F` ``backbone``, :math:`L` ``lookback``, :math:`H` ``horizon``, :math:`d_c` ``concept_dim``,
     :math:`r` ``bottleneck_dim``.
 
+    Hooks on encoders and generator are not run: an online step takes about as long as the calls that it consists of.
+
     Args:
         backbone: maps (B, L, N + C) to (B, H, N). It is used as it is: no module is replaced. The biases of adapted
             layers are frozen, since the generator's offsets take over their role.
@@ -85,6 +87,7 @@ class Proceed(nn.Module):
             share=share,
         )
         self._merged = MergedLayers(backbone, self._layers, self.generator)
+        vars(self).update(self._modules)  # found at once, without nn.Module.__getattr__, which an online step notices
         self.freeze_backbone = freeze_backbone
         self._reference: Tensor | None = None
         self._average: Tensor | None = None
@@ -130,9 +133,10 @@ class Proceed(nn.Module):
         if self._concept is not None:
             return self._concept
         if self.drift_kind == "one-encoder":
-            concept = self.current_encoder(self._reference[:, : self.lookback]).mean(0)
+            concepts = self.current_encoder.forward(self._reference[:, : self.lookback])
         else:
-            concept = self.reference_encoder(self._reference).mean(0)
+            concepts = self.reference_encoder.forward(self._reference)
+        concept = concepts.mean(0) if len(concepts) > 1 else concepts[0]
         if self._average is not None:
             concept = (1 - self.ema) * concept + self.ema * self._average
         if not self._encoders_learn:
@@ -168,12 +172,12 @@ class Proceed(nn.Module):
         The encoders are frozen in between, so the concept that was kept with the window the first time serves again.
         """
         if self._encoders_learn or torch.is_grad_enabled() or len(series) > 1:
-            return self.current_encoder(series)
+            return self.current_encoder.forward(series)
         if self.training:
             if self._kept and torch.equal(self._kept[0][0], series):
                 return self._kept[0][1]
-            return self.current_encoder(series)
-        concept = self.current_encoder(series)
+            return self.current_encoder.forward(series)
+        concept = self.current_encoder.forward(series)
         self._kept.append((series.clone(), concept))  # a copy, since the caller may reuse its memory
         return concept
 
