@@ -183,7 +183,7 @@ class Proceed(nn.Module):
 
     def coefficients(self, drift: Tensor) -> dict[str, AdaptationCoefficients]:
         """Scales and shifts of every adapted layer, by name, for drifts (d_c,) or (B, d_c)."""
-        return self.generator.split(self.generator(drift))
+        return self.generator.split(self.generator.forward(drift))
 
     def forward(self, x: Tensor, drift: Tensor | None = None) -> Tensor:
         """Forecast (B, H, N) from windows (B, L, N + C), each adapted to its own drift.
