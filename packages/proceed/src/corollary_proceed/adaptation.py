@@ -74,8 +74,9 @@ def merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> tuple[Te
 
 
 def _merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients, mask: Tensor) -> tuple[Tensor, Tensor | None]:
-    bias, gamma = layer.bias, coefficients.gamma
-    return layer.weight * mask, bias + gamma if bias is not None and gamma is not None else None
+    own: dict[str, Any] = layer._parameters  # faster than attributes of the layer, where a step takes microseconds
+    bias, gamma = own["bias"], coefficients.gamma
+    return own["weight"] * mask, bias + gamma if bias is not None and gamma is not None else None
 
 
 def _mask(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> Tensor:
