@@ -1,16 +1,13 @@
 """The figures of the reproduction, drawn from the runs that the claims used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from corollary.evaluation import mean_interval
 from corollary.papers import PlotInputs
-from corollary.rl import read_metrics
+from corollary.rl.curves import Runs, band, save_figures, smoothed, tidy
 from corollary_adora.bandit import KINDS, attenuation, enumerate_groups, mean_advantages
 from corollary_adora.exact import INSTANCE
 from corollary_adora.label_noise import difficulty_flip
@@ -27,9 +24,6 @@ STYLES = {
 }
 SMOOTHING = 5
 
-Runs = Mapping[int, Mapping[str, Path]]
-"""Seed, then name of the run, to its folder."""
-
 
 def draw(inputs: PlotInputs) -> Sequence[Path]:
     """Draw every figure whose runs are there; a reproduction of some claims draws some figures."""
@@ -45,13 +39,7 @@ def draw(inputs: PlotInputs) -> Sequence[Path]:
         figures["controls"] = training_curves(runs, ("grpo", "code", "random code", "paper", "random paper"))
     if runs := inputs.runs.get("C6"):
         figures["normalised"] = training_curves(runs, ("grpo", "code", "code normalised", "paper", "paper normalised"))
-    paths = []
-    for name, figure in figures.items():
-        figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)
-        path = inputs.out / f"{name}.png"
-        figure.savefig(path, dpi=130)
-        paths.append(path)
-    return paths
+    return save_figures(figures, inputs)
 
 
 def training_curves(runs: Runs, names: Sequence[str]) -> Figure:
@@ -66,8 +54,7 @@ def training_curves(runs: Runs, names: Sequence[str]) -> Figure:
     for axis, (metric, label) in zip(figure.subplots(1, len(panels)), panels, strict=True):
         for name in names:
             if all(name in folders for folders in runs.values()):
-                table = pd.DataFrame({seed: read_metrics(folders[name])[metric] for seed, folders in runs.items()})
-                band(axis, table.rolling(SMOOTHING, min_periods=1).mean(), *STYLES[name])
+                band(axis, smoothed(runs, name, metric, window=SMOOTHING), *STYLES[name])
         axis.set(xlabel="rollout batch", ylabel=label)
     figure.axes[0].legend(frameon=False, fontsize=8)
     return tidy(figure)
@@ -101,19 +88,3 @@ def label_noise_curves() -> Figure:
     axis.set(xlabel="success rate", ylabel="probability of a flip")
     axis.legend(frameon=False, fontsize=8)
     return tidy(figure)
-
-
-def band(axis: Axes, curves: pd.DataFrame, label: str, colour: str, line: str) -> None:
-    """Mean over the columns, with its interval where there are at least two."""
-    axis.plot(curves.index, curves.mean(axis="columns"), color=colour, linestyle=line, label=label)
-    if curves.shape[1] > 1:
-        bounds = [mean_interval(row) for row in curves.to_numpy()]
-        low, high = [b.low for b in bounds], [b.high for b in bounds]
-        axis.fill_between(curves.index, low, high, color=colour, alpha=0.15, linewidth=0)
-
-
-def tidy(figure: Figure) -> Figure:
-    """No box where no axis is."""
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure

@@ -8,8 +8,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from corollary.evaluation import mean_interval
 from corollary.papers import PlotInputs
+from corollary.rl.curves import Runs, band, save_figures, smoothed, tidy
 from corollary.rl.rlvr import read_metrics
 from corollary_aepo.experiments import (
     ABLATIONS,
@@ -23,12 +23,6 @@ from corollary_aepo.scaled import ENTROPY, end_of, held_out
 # Okabe and Ito's palette: distinguishable with the common colour blindnesses.
 COLOURS = ("#0072B2", "#56B4E9", "#009E73", "#E69F00", "#D55E00")
 GREY = "#555555"
-
-WINDOW = 10
-"""Steps over which curves are smoothed."""
-
-Runs = Mapping[int, Mapping[str, Path]]
-"""Seed, then name of the run, to its folder."""
 
 
 def draw(inputs: PlotInputs) -> Sequence[Path]:
@@ -48,13 +42,7 @@ def draw(inputs: PlotInputs) -> Sequence[Path]:
         figures["entropy-bonus"] = entropy_bonus(bonus)
     if parts := inputs.runs.get("C9"):
         figures["ablations"] = ablations(parts)
-    paths = []
-    for name, figure in figures.items():
-        figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)
-        path = inputs.out / f"{name}.png"
-        figure.savefig(path, dpi=130)
-        paths.append(path)
-    return paths
+    return save_figures(figures, inputs)
 
 
 def control(tables: Mapping[str, Runs]) -> Figure:
@@ -77,7 +65,7 @@ def transformer(runs: Runs) -> Figure:
     targets(entropy, runs, NETWORK_TARGETS)
     entropy.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
     for name, label, colour in names(NETWORK_TARGETS):
-        band(reward, curves(runs, name, "reward/mean"), label, colour)
+        band(reward, smoothed(runs, name, "reward/mean"), label, colour)
     reward.set(xlabel="rollout batch", ylabel="training reward")
     for metric, colour in (("pass@1", COLOURS[0]), ("pass@64", COLOURS[4])):
         points = pd.DataFrame(
@@ -127,7 +115,7 @@ def ablations(runs: Runs) -> Figure:
     for part, colour in zip(("whole", *ABLATIONS), COLOURS, strict=False):
         for target, line in ((high, "-"), (low, "--")):
             label = ("AEPO" if part == "whole" else f"without {part}") if target == high else None
-            band(axis, curves(runs, f"{part}, H={target:g}", ENTROPY), label, colour, line)
+            band(axis, smoothed(runs, f"{part}, H={target:g}", ENTROPY), label, colour, line)
     for target in (low, high):
         axis.axhline(target, color="0.7", linestyle=":", linewidth=1)
     axis.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
@@ -146,30 +134,7 @@ def names(grid: Sequence[float]) -> list[tuple[str, str, str]]:
 def targets(axis: Axes, runs: Runs, grid: Sequence[float]) -> None:
     """Entropy curves of GRPO and of each target, with the targets as lines."""
     for name, label, colour in names(grid):
-        band(axis, curves(runs, name, ENTROPY), label, colour, "--" if name == "grpo" else "-")
+        band(axis, smoothed(runs, name, ENTROPY), label, colour, "--" if name == "grpo" else "-")
     for target, colour in zip(grid, COLOURS, strict=False):
         axis.axhline(target, color=colour, linestyle=":", linewidth=1)
     axis.legend(frameon=False, fontsize=8)
-
-
-def curves(runs: Runs, name: str, metric: str) -> pd.DataFrame:
-    """The metric of each seed, smoothed, one column a seed."""
-    table = pd.DataFrame({seed: read_metrics(paths[name])[metric] for seed, paths in runs.items()})
-    return table.rolling(WINDOW, min_periods=1).mean()
-
-
-def band(axis: Axes, values: pd.DataFrame, label: str | None, colour: str, line: str = "-") -> None:
-    """Mean over the columns, with its interval where there are at least two."""
-    axis.plot(values.index, values.mean(axis="columns"), color=colour, linestyle=line, label=label)
-    if values.shape[1] > 1:
-        bounds = [mean_interval(row) for row in values.to_numpy()]
-        axis.fill_between(
-            values.index, [b.low for b in bounds], [b.high for b in bounds], color=colour, alpha=0.15, linewidth=0
-        )
-
-
-def tidy(figure: Figure) -> Figure:
-    """No box where no axis is."""
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure

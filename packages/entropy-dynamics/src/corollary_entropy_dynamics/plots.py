@@ -1,6 +1,6 @@
 """The figures of the reproduction, drawn from the runs that the claims used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from corollary.evaluation import mean_interval
 from corollary.papers import PlotInputs
 from corollary.rl import read_metrics
-from corollary.rl.results import WINDOW
+from corollary.rl.curves import Runs, band, entropy_and_reward, save_figures, tidy
 from corollary_entropy_dynamics.exact import finite_step
 from corollary_entropy_dynamics.experiments import CLIP_B_DOSES, CLIP_V, SIGNS
 from corollary_entropy_dynamics.network import read_tokens
@@ -32,9 +31,6 @@ STYLES = {
     "A<0, D<0": ("A < 0, D < 0: predicted down", "#E69F00", "--"),
 }
 
-Runs = Mapping[int, Mapping[str, Path]]
-"""Seed, then name of the run, to its folder."""
-
 
 def draw(inputs: PlotInputs) -> Sequence[Path]:
     """Draw every figure whose runs are there; a reproduction of some claims draws some figures."""
@@ -47,39 +43,12 @@ def draw(inputs: PlotInputs) -> Sequence[Path]:
         figures["methods"] = training_curves(methods, ("grpo", "clip-higher", "clip-b", "clip-v"))
     if doses := inputs.runs.get("C9-training"):
         figures["doses"] = training_curves(doses, [f"mu={mu}" for mu in CLIP_B_DOSES])
-    paths = []
-    for name, figure in figures.items():
-        figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)
-        path = inputs.out / f"{name}.png"
-        figure.savefig(path, dpi=130)
-        paths.append(path)
-    return paths
+    return save_figures(figures, inputs)
 
 
 def training_curves(runs: Runs, names: Sequence[str]) -> Figure:
-    """Entropy, reward, and entropy against reward, for each method."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    figure.suptitle(f"digit-sum-running: mean of {len(runs)} seeds with 95 % intervals")
-    entropy, reward, trade = figure.subplots(1, 3)
-    for name in names:
-        label, colour, line = STYLES[name]
-        curves = {}
-        for axis, metric in ((entropy, "policy/entropy"), (reward, "reward/mean")):
-            curves[metric] = smoothed(runs, name, metric)
-            band(axis, curves[metric], label, colour, line)
-        trade.plot(
-            curves["reward/mean"].mean(axis="columns"),
-            curves["policy/entropy"].mean(axis="columns"),
-            color=colour,
-            linestyle=line,
-            label=label,
-        )
-    entropy.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
-    reward.set(xlabel="rollout batch", ylabel="training reward")
-    trade.set(xlabel="training reward", ylabel="policy entropy [nats]", title="higher is better at equal reward")
-    trade.title.set_fontsize(9)
-    entropy.legend(frameon=False, fontsize=8)
-    return tidy(figure)
+    """Entropy, reward, and entropy against reward, for each of these runs."""
+    return entropy_and_reward(runs, {name: STYLES[name] for name in names}, task="digit-sum-running")
 
 
 def masking_runs(runs: Runs) -> Figure:
@@ -135,35 +104,7 @@ def predicted_and_measured(runs: Runs) -> Figure:
     return tidy(figure)
 
 
-def smoothed(runs: Runs, name: str, metric: str) -> pd.DataFrame:
-    """The metric of each seed, smoothed, one column a seed."""
-    table = pd.DataFrame({seed: read_metrics(names[name])[metric] for seed, names in runs.items()})
-    return table.rolling(WINDOW, min_periods=1).mean()
-
-
-def band(axis: Axes, curves: pd.DataFrame, label: str, colour: str, line: str) -> None:
-    """Mean over the columns, with its interval where there are at least two."""
-    axis.plot(curves.index, curves.mean(axis="columns"), color=colour, linestyle=line, label=label)
-    if curves.shape[1] > 1:
-        bounds = [mean_interval(row) for row in curves.to_numpy()]
-        axis.fill_between(
-            curves.index,
-            [b.low for b in bounds],
-            [b.high for b in bounds],
-            color=colour,
-            alpha=0.15,
-            linewidth=0,
-        )
-
-
 def diagonal(axis: Axes) -> None:
     """The line on which prediction and measurement agree."""
     low, high = axis.get_xlim()
     axis.plot([low, high], [low, high], color="0.6", linewidth=0.8, zorder=0)
-
-
-def tidy(figure: Figure) -> Figure:
-    """No box where no axis is."""
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure

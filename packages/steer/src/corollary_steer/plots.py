@@ -1,17 +1,13 @@
 """The figures of the reproduction, drawn from the runs that the claims used."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from corollary.evaluation import mean_interval
 from corollary.papers import PlotInputs
-from corollary.rl import read_metrics
-from corollary.rl.results import WINDOW
+from corollary.rl.curves import Runs, entropy_and_reward, save_figures, tidy
 from corollary_steer.experiments import DOSES, dose_name
 from corollary_steer.tables import TWO_FORMS, long_tailed_batch, one_step
 from corollary_steer.weights import steer_weights
@@ -34,9 +30,6 @@ STYLES = {
 }
 FORM_LABELS = {"released": "released form", "ratio": "ratio form", "exact": "exact form", "covariance": "covariance"}
 
-Runs = Mapping[int, Mapping[str, Path]]
-"""Seed, then name of the run, to its folder."""
-
 
 def draw(inputs: PlotInputs) -> Sequence[Path]:
     """Draw every figure whose runs are there; a reproduction of some claims draws some figures."""
@@ -51,39 +44,12 @@ def draw(inputs: PlotInputs) -> Sequence[Path]:
         figures["extreme"] = training_curves(extreme, ("usual", "extreme", "steer"))
     if methods := inputs.runs.get("C9"):
         figures["methods"] = training_curves(methods, ("grpo", "entropy-bonus", "clip-cov", "base", "steer"))
-    paths = []
-    for name, figure in figures.items():
-        figure.suptitle(f"{figure.get_suptitle()} (budget {inputs.budget})", fontsize=11)
-        path = inputs.out / f"{name}.png"
-        figure.savefig(path, dpi=130)
-        paths.append(path)
-    return paths
+    return save_figures(figures, inputs)
 
 
 def training_curves(runs: Runs, names: Sequence[str]) -> Figure:
-    """Entropy, reward, and entropy against reward, for each run."""
-    figure = Figure(figsize=(12, 3.8), layout="constrained")
-    figure.suptitle(f"digit-sum: mean of {len(runs)} seed(s) with 95 % intervals")
-    entropy, reward, trade = figure.subplots(1, 3)
-    for name in names:
-        label, colour, line = STYLES[name]
-        curves = {}
-        for axis, metric in ((entropy, "policy/entropy"), (reward, "reward/mean")):
-            curves[metric] = smoothed(runs, name, metric)
-            band(axis, curves[metric], label, colour, line)
-        trade.plot(
-            curves["reward/mean"].mean(axis="columns"),
-            curves["policy/entropy"].mean(axis="columns"),
-            color=colour,
-            linestyle=line,
-            label=label,
-        )
-    entropy.set(xlabel="rollout batch", ylabel="policy entropy [nats]")
-    reward.set(xlabel="rollout batch", ylabel="training reward")
-    trade.set(xlabel="training reward", ylabel="policy entropy [nats]", title="higher is better at equal reward")
-    trade.title.set_fontsize(9)
-    entropy.legend(frameon=False, fontsize=8)
-    return tidy(figure)
+    """Entropy, reward, and entropy against reward, for each of these runs."""
+    return entropy_and_reward(runs, {name: STYLES[name] for name in names}, task="digit-sum")
 
 
 def predicted_and_measured() -> Figure:
@@ -119,26 +85,3 @@ def tail_of_the_changes() -> Figure:
     change.set(xlabel="|Omega| / max |Omega|", ylabel="share of tokens with at least this change", xscale="log")
     weights.legend(frameon=False, fontsize=8)
     return tidy(figure)
-
-
-def smoothed(runs: Runs, name: str, metric: str) -> pd.DataFrame:
-    """The metric of each seed, smoothed, one column a seed."""
-    table = pd.DataFrame({seed: read_metrics(names[name])[metric] for seed, names in runs.items()})
-    return table.rolling(WINDOW, min_periods=1).mean()
-
-
-def band(axis: Axes, curves: pd.DataFrame, label: str, colour: str, line: str) -> None:
-    """Mean over the columns, with its interval where there are at least two."""
-    axis.plot(curves.index, curves.mean(axis="columns"), color=colour, linestyle=line, label=label)
-    if curves.shape[1] > 1:
-        bounds = [mean_interval(row) for row in curves.to_numpy()]
-        axis.fill_between(
-            curves.index, [b.low for b in bounds], [b.high for b in bounds], color=colour, alpha=0.15, linewidth=0
-        )
-
-
-def tidy(figure: Figure) -> Figure:
-    """No box where no axis is."""
-    for axis in figure.axes:
-        axis.spines[["top", "right"]].set_visible(False)
-    return figure
