@@ -3,8 +3,10 @@
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -83,3 +85,21 @@ def test_ray_runs_the_same_jobs(tmp_path: Path) -> None:
         check_order_and_failures(ray_pool(), tmp_path)
     finally:
         ray.shutdown()
+
+
+@pytest.mark.parametrize(("asked", "seen"), [(None, "0"), ("1", "1")])
+def test_ray_leaves_the_workers_their_environment_unless_told_otherwise(
+    monkeypatch: pytest.MonkeyPatch, asked: str | None, seen: str
+) -> None:
+    at_start: list[str | None] = []
+    ray, joblib_hook = ModuleType("ray"), ModuleType("ray.util.joblib")
+    ray.is_initialized = lambda: False
+    ray.init = lambda **_: at_start.append(os.environ.get("RAY_ENABLE_UV_RUN_RUNTIME_ENV"))
+    joblib_hook.register_ray = lambda: None
+    for name, module in {"ray": ray, "ray.util": ModuleType("ray.util"), "ray.util.joblib": joblib_hook}.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", asked or "")
+    if asked is None:
+        monkeypatch.delenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV")
+    ray_pool()
+    assert at_start == [seen]

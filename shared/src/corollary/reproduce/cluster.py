@@ -98,9 +98,14 @@ class JoblibWorkers:
 def ray_pool() -> Callable[..., JoblibWorkers]:
     """What `Training` takes to run its jobs on Ray: a local one, or the cluster that `RAY_ADDRESS` names.
 
+    The workers run in the environment that they have. Ray would otherwise notice a command that was started by
+    ``uv run`` and copy the folder it was started in to each worker, which fails unless that is the project's own;
+    ``RAY_ENABLE_UV_RUN_RUNTIME_ENV=1`` asks for it.
+
     Raises:
         ImportError: Ray is not installed; the message names the extra.
     """
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # read when Ray is imported
     try:
         import ray  # ty: ignore[import-not-found]
         from ray.util.joblib import register_ray  # ty: ignore[import-not-found]
