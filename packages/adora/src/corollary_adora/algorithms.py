@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from corollary.rl import Algorithm, Batch, GRPOConfig, Rollouts
+from corollary.rl import Algorithm, Batch, GRPOConfig, Rollouts, logs_only
 from corollary_adora.rule import (
     PRESETS,
     AdoraConfig,
@@ -95,6 +95,7 @@ class Adora(Algorithm):
         """The estimator's advantages times the weights."""
         return apply_weights(self.estimator(rollouts), self.weights(rollouts))
 
+    @logs_only()
     def prepare(self, batch: Batch) -> Batch:
         """Log what the rule did."""
         return replace(batch, metrics=self._metrics(batch.rollouts))

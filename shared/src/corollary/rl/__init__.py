@@ -8,7 +8,9 @@ from corollary.rl.algorithm import (
     RolloutRequest,
     algorithm_class,
     algorithm_names,
+    logs_only,
     make_algorithm,
+    prepare_trains,
 )
 from corollary.rl.baselines import (
     DAPO,
@@ -129,10 +131,12 @@ __all__ = [
     "kl_cov_loss",
     "leave_one_out_advantages",
     "length_weighted_advantages",
+    "logs_only",
     "make_algorithm",
     "masked_mean",
     "next_coefficient",
     "overlong_penalty",
+    "prepare_trains",
     "read_evaluation",
     "read_metrics",
     "score",

@@ -19,10 +19,10 @@ reference policy yet, hence no KL penalty.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from torch import Tensor
 from torch.distributed import ProcessGroup
@@ -202,6 +202,34 @@ class Algorithm:
         """Take back what `state_dict` gave."""
         if state:
             raise ValueError(f"{type(self).__name__} keeps no state, got {sorted(state)}")
+
+
+Prepare = TypeVar("Prepare", bound=Callable[..., Batch])
+_LOGS_ONLY = "_logs_only"
+
+
+def logs_only(when: Callable[[Any], bool] = lambda algorithm: True) -> Callable[[Prepare], Prepare]:
+    """Declare that an override of `Algorithm.prepare` adds metrics and leaves alone what is trained.
+
+    An engine that never shows the whole batch to an algorithm may then go without `prepare`. The declaration belongs to
+    the function: a subclass that overrides `prepare` again makes its own or none.
+
+    Args:
+        when: For which objects this holds; by default for all.
+    """
+
+    def declare(prepare: Prepare) -> Prepare:
+        setattr(prepare, _LOGS_ONLY, when)
+        return prepare
+
+    return declare
+
+
+def prepare_trains(algorithm: Algorithm) -> bool:
+    """Whether the object's `prepare` changes what is trained: it is overridden and not declared `logs_only`."""
+    prepare = type(algorithm).prepare
+    holds = getattr(prepare, _LOGS_ONLY, None)
+    return prepare is not Algorithm.prepare and not (holds is not None and holds(algorithm))
 
 
 class GRPO(Algorithm):

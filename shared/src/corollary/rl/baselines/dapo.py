@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from corollary.rl.algorithm import Algorithm
+from corollary.rl.algorithm import Algorithm, logs_only
 from corollary.rl.baselines.clip_higher import ClipHigherConfig
 from corollary.rl.batch import Batch, Rollouts
 
@@ -116,6 +116,7 @@ class DAPO(Algorithm):
         shaped = rollouts.rewards + self.penalty(rollouts).to(rollouts.rewards.dtype)
         return super().advantages(replace(rollouts, rewards=shaped))
 
+    @logs_only(when=lambda dapo: not dapo.config.filter_groups)
     def prepare(self, batch: Batch) -> Batch:
         """Leave out the groups without signal."""
         kept = torch.ones(len(batch), dtype=torch.bool, device=batch.mask.device)

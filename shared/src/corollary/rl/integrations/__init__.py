@@ -1,0 +1,1 @@
+"""Adapters that run Corollary's algorithms in other training engines."""
