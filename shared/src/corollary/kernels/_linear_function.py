@@ -30,12 +30,25 @@ WIDEN_BYTES = 1 << 24
 """Size of float32 copies or products of some columns, where a product cannot add into float32."""
 
 
-def run_linear_forward(problem: LinearRows, stats: frozenset[str], backend: Backend) -> tuple[RowSums, bool]:
+def run_linear_forward(
+    problem: LinearRows, stats: frozenset[str], backend: Backend, *, fused: bool = False
+) -> tuple[RowSums, bool]:
     """Return the row sums, and whether a taken token may have probability 0.
 
+    Args:
+        problem: Checked input.
+        stats: Names of statistics.
+        backend: Sums the rows of a chunk of logits.
+        fused: Sum without logits instead, by :func:`corollary.kernels._triton_head.fused_head_forward`.
+
     Raises:
-        ValueError: a valid row has no distribution, where the backend looks for that.
+        ValueError: a valid row has no distribution, where the backend looks for that; ``fused`` on a device that
+            cannot.
     """
+    if fused:
+        from corollary.kernels._triton_head import fused_head_forward
+
+        return fused_head_forward(problem, stats), True
     parts = [backend.forward(chunk.rows, stats, keep=False)[0] for chunk in problem.chunks()]
     if not parts:
         like = torch.float64 if problem.weight.dtype == torch.float64 else torch.float32
@@ -73,10 +86,11 @@ class LinearTokenStatsFunction(torch.autograd.Function):
         problem: LinearRows,
         stats: tuple[str, ...],
         backend: Backend,
+        fused: bool,
     ) -> tuple[Tensor, ...]:
         """See :func:`corollary.kernels.linear_token_stats`."""
         with torch.autocast(hidden.device.type, enabled=False):
-            sums, impossible = run_linear_forward(problem, frozenset(stats), backend)
+            sums, impossible = run_linear_forward(problem, frozenset(stats), backend, fused=fused)
             outputs = outputs_of(problem, sums, stats)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(outputs[-1])
@@ -99,7 +113,7 @@ class LinearTokenStatsFunction(torch.autograd.Function):
         }
         needs = ctx.needs_input_grad[:3]
         if not arrived or not any(needs):
-            return None, None, None, None, None, None
+            return (None,) * 7
         with torch.autocast(hidden.device.type, enabled=False):
             problem = linear_rows(hidden, weight, bias, *ctx.rest, ctx.chunk_rows, ctx.product_dtype)
             results = linear_gradients(problem, RowSums(*saved), arrived, ctx.backend, needs, impossible=ctx.impossible)
@@ -108,9 +122,7 @@ class LinearTokenStatsFunction(torch.autograd.Function):
             None if for_hidden is None else for_hidden.view(hidden.shape),
             None if for_weight is None else for_weight.to(weight.dtype),
             None if for_bias is None or bias is None else for_bias.to(bias.dtype),
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
