@@ -276,10 +276,14 @@ def test_strides_do_not_matter(layout, head) -> None:
 
 
 @interpreted
+@pytest.mark.usefixtures("small_tiles")
 @pytest.mark.parametrize("masked", [False, True])
-def test_hidden_states_beyond_2_to_the_31_are_reached(masked: bool, head, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rows", "stride"), [(4, 2**30 + 8), (34, 2**26 + 8)], ids=["in a tile", "between tiles"])
+def test_hidden_states_beyond_2_to_the_31_are_reached(
+    rows: int, stride: int, masked: bool, head, tmp_path: Path
+) -> None:
     # A sparse file: addresses without memory behind them, except for the rows that are used.
-    stride, rows, width = 2**30 + 8, 4, 24
+    width = 24
     size = stride * (rows - 1) + width
     with open(tmp_path / "sparse", "wb") as file:
         file.truncate(size * 2)
@@ -287,7 +291,7 @@ def test_hidden_states_beyond_2_to_the_31_are_reached(masked: bool, head, tmp_pa
     hidden, weight, _, targets = head(rows, width, 40, torch.float16)
     far = torch.as_strided(memory, (rows, width), (stride, 1))
     far.copy_(hidden)
-    mask = torch.tensor([1, 0, 1, 1]) if masked else None
+    mask = torch.arange(rows) != 1 if masked else None
     expected, actual = (
         linear_token_stats(h, weight, targets, mask=mask, stats=STATISTICS, forward="fused") for h in (hidden, far)
     )
