@@ -28,8 +28,8 @@ from corollary.kernels import _triton as kernels
 from corollary.kernels import _triton_head as head
 
 REGISTERS, MOST_WARPS, SHARED = 65536, 64, 227 << 10
-STATISTICS = {
-    "log_prob": {},
+STATISTICS: dict[str, set[str]] = {
+    "log_prob": set(),
     "log_prob, entropy": {"MEAN"},
     "log_prob, entropy, sum_p2, sum_p2_log_p": {"MEAN", "SECOND", "SECOND_LOG"},
     "all five": {"MEAN", "SECOND", "SECOND_LOG", "SPREAD"},
@@ -107,7 +107,9 @@ def rows_of(capability: int, block: int, warps: int) -> list[tuple[str, ...]]:
             found.append(("backward", logits, label, binary, warps))
     for logits, itemsize, wanted in (("bf16", 2, STATISTICS), ("fp32", 4, {"all five": STATISTICS["all five"]})):
         for label, chosen in wanted.items():
-            found.append(("fused head", logits, label, *fused_head(logits, chosen, head.TILES[itemsize][0], capability)))
+            found.append(
+                ("fused head", logits, label, *fused_head(logits, chosen, head.TILES[itemsize][0], capability))
+            )
     lines = []
     for kernel, logits, label, binary, warps in found:
         registers, spilled = resources(binary)
