@@ -125,7 +125,7 @@ def linear_token_stats(
     per_row = row_temperature(temperature, leading, index, device=device, dtype=compute_dtype(hidden))
     flat_targets = targets.reshape(-1)
     if index is not None:
-        flat_targets = flat_targets[index]
+        flat_targets = flat_targets.index_select(0, index)
     check_target_range(flat_targets, vocabulary)
     implementation = choose_backend(backend, hidden)
     problem = linear_rows(hidden, weight, bias, cap, flat_targets.long(), per_row, index, leading, chunk_rows, dtype)

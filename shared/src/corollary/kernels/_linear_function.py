@@ -176,7 +176,7 @@ def linear_gradients(
         of thousands of rows in bfloat16 stops growing.
     """
     if problem.index is not None:
-        arrived = {name: gradient[problem.index] for name, gradient in arrived.items()}
+        arrived = {name: gradient.index_select(0, problem.index) for name, gradient in arrived.items()}
     coefficients = row_coefficients(problem, sums, arrived, impossible=impossible)
     device = problem.weight.device
     wide = torch.float64 if problem.weight.dtype == torch.float64 else torch.float32

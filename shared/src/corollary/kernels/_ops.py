@@ -33,7 +33,7 @@ def _selection(
     per_row = row_temperature(given, shape, index, device=rows.device, dtype=compute_dtype(rows))
     flat = targets.reshape(-1)
     if index is not None:
-        flat = flat[index]
+        flat = flat.index_select(0, index)
     check_target_range(flat, vocabulary)
     return flat.long(), per_row, index
 
@@ -126,7 +126,7 @@ def token_stats_backward_op(
     rows = Rows.of(logits, flat, per_row, index)
     arrived = _arrived([log_prob, entropy, sum_p2, sum_p2_log_p, varentropy])
     if index is not None:
-        arrived = {name: gradient[index] for name, gradient in arrived.items()}
+        arrived = {name: gradient.index_select(0, index) for name, gradient in arrived.items()}
     make = torch.empty if index is None else torch.zeros
     gradient = make(rows.total, rows.vocabulary, dtype=logits.dtype, device=logits.device)
     unpacked = _unpack(sums, index)
