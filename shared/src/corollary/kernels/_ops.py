@@ -237,6 +237,7 @@ def linear_token_stats_backward_op(
         _arrived([log_prob, entropy, sum_p2, sum_p2_log_p, varentropy]),
         choose_backend(backend, hidden),
         (for_hidden, for_weight, for_bias),
+        weight.dtype,
         impossible=True,
     )
     return (
