@@ -279,6 +279,33 @@ def test_an_impossible_token_pulls_at_nothing(head) -> None:
     assert (hidden.grad[2] == 0).all()
 
 
+def test_it_agrees_with_the_formulas_of_verl_and_of_liger(head) -> None:
+    # Both sum raw logits: H = log sum e^z - sum p z (verl's entropy_from_logits, Liger's fallback of its fused head).
+    hidden, weight, _, targets = head(30, 16, 300, torch.float32)
+    ours = linear_token_stats(hidden, weight, targets, chunk_bytes=7 * 300 * 4)
+    z = hidden @ weight.T
+    log_prob = z.gather(1, targets[:, None]).squeeze(1) - z.logsumexp(1)
+    torch.testing.assert_close(ours.log_prob, log_prob, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(ours.entropy, z.logsumexp(1) - (z.softmax(1) * z).sum(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_agrees_with_ligers_fused_head_where_that_is_installed(head) -> None:
+    operators = pytest.importorskip("liger_kernel.ops")
+    hidden, weight, _, targets = head(30, 16, 300, torch.float32)
+    leaves = [t.requires_grad_() for t in (hidden, weight)]
+    loss, entropy = operators.LigerFusedLinearScaledCrossEntropyFunction.apply(*leaves, targets, 0.7, -100, 1, True)
+    ours = linear_token_stats(*leaves, targets, temperature=0.7)
+    torch.testing.assert_close(ours.log_prob, -loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.entropy, entropy, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours.log_prob - 0.1 * ours.entropy).sum(), leaves),
+        torch.autograd.grad((-loss - 0.1 * entropy).sum(), leaves),
+        atol=1e-4,
+        rtol=1e-4,
+    )
+
+
 H, W, B, Y = torch.zeros(2, 3, 4), torch.zeros(5, 4), torch.zeros(5), torch.zeros(2, 3, dtype=torch.long)
 CASES = {
     "integer hidden": ({"hidden": H.long()}, r"hidden must be a floating tensor, got torch\.int64"),

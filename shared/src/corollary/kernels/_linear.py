@@ -47,9 +47,10 @@ def linear_token_stats(
     .. math:: z = W h + b, \qquad \hat z = c \tanh(z / c) \text{ if a cap is given},
 
     with :math:`p = \mathrm{softmax}(\hat z / \tau)`. Rows go through the head a chunk at a time, into one buffer that
-    is reused. Nothing of size ``(N, V)`` is allocated, forward or backward: the backward pass makes each chunk's
-    logits again, overwrites them with their gradient and multiplies that with weight and hidden states. It costs a
-    fourth matrix product of that size where plain autograd needs three.
+    is reused. Nothing of size ``(N, V)`` is allocated, forward or backward: the backward pass makes the logits again,
+    overwrites them with their gradient and multiplies that with weight and hidden states. It costs a fourth matrix
+    product of that size where plain autograd needs three. In low precision it goes by blocks of columns, as large as a
+    chunk, so that the weight's gradient needs no accumulator in float32 (that of the hidden states does).
 
     Symbols: :math:`h` = ``hidden``, :math:`W` = ``weight``, :math:`b` = ``bias``, :math:`c` = ``softcap``,
     :math:`\tau` = ``temperature``; the statistics' own are in :func:`token_stats`.
