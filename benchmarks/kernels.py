@@ -82,7 +82,7 @@ def once(provider: Provider, problem: Problem, names: tuple[str, ...]) -> tuple[
     outputs = provider.run(problem.inputs, problem.targets, names)
     if not problem.inputs[0].requires_grad:
         return ()
-    upstream = [w.to(out.dtype) for w, out in zip(problem.weights, outputs, strict=True)]
+    upstream = [w[: len(out)].to(out.dtype) for w, out in zip(problem.weights, outputs, strict=True)]
     return torch.autograd.grad(outputs, problem.inputs, upstream)
 
 
@@ -92,12 +92,16 @@ def largest_errors(provider: Provider, problem: Problem, names: tuple[str, ...])
     rows, *head = (t.detach() for t in problem.inputs)
     inputs = (rows[few].clone(), *head)
     exact = [t.double().requires_grad_() for t in inputs]
-    taken, upstream = problem.targets[few], [w[few] for w in problem.weights]
-    expected = textbook(exact[0] if len(exact) == 1 else exact[0] @ exact[1].t(), taken, names)
-    wanted = torch.autograd.grad(expected, exact, [w.double() for w in upstream])
+    taken = problem.targets[few]
     if provider.backward:
         inputs = tuple(t.requires_grad_() for t in inputs)
     actual = provider.run(inputs, taken, names)
+    # Some leave out the last row.
+    given = len(actual[0])
+    upstream = [w[:given] for w in problem.weights]
+    expected = textbook(exact[0] if len(exact) == 1 else exact[0] @ exact[1].t(), taken, names)
+    expected = [column[:given] for column in expected]
+    wanted = torch.autograd.grad(expected, exact, [w.double() for w in upstream])
     value = max(float((a - e).detach().abs().max()) for a, e in zip(actual, expected, strict=True))
     if not provider.backward:
         return value, float("nan")
@@ -115,9 +119,8 @@ def measure(
     operation = "token_stats" if len(sizes) == 2 else "linear_token_stats"
     names, dtype = STATISTICS[stats], getattr(torch, options.dtype)
     problem = Problem.make(sizes, names, dtype, options.device)
-    known = [p for p in providers(operation) if set(names) <= set(p.statistics)]
-    known = [p for p in known if options.compile or "compile" not in p.name]
-    notes = {p.name: p.absent(options.device) for p in known}
+    known = [p for p in providers(operation) if options.compile or "compile" not in p.name]
+    notes = {p.name: p.absent(options.device, names) for p in known}
     present = [p for p in known if not notes[p.name]]
     rows, columns = sizes[0], sizes[-1]
     repeats = 1 if options.device == "cuda" else max(1, 4_000_000 // int(np.prod(sizes)))

@@ -1,12 +1,14 @@
 """The implementations that `kernels.py` times, all behind one call, and which of them are absent here.
 
 A provider takes the inputs of a problem and the names of the wanted statistics, and returns one tensor for each. What
-is not installed is listed as absent, never skipped without a word. The calls into Liger and verl's kernels follow
-those that verl 0.9.1 makes; they need a GPU and have not been run yet.
+is not installed, or computes less, is listed as absent, never skipped without a word. The calls into other projects
+follow the sources of TRL 1.16, verl 0.9.1, Liger 0.8.5 and cut-cross-entropy 25.1.1. Of those that need a GPU, the ones
+into Liger have been run on a CPU (its Triton kernels under the interpreter, its head's fallback), the ones into verl's
+kernel and cut-cross-entropy nowhere yet.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,8 +39,10 @@ class Provider:
     device: str = ""
     """Where it works; empty for everywhere."""
 
-    def absent(self, device: str) -> str:
-        """Why it cannot run here; empty if it can."""
+    def absent(self, device: str, names: Sequence[str]) -> str:
+        """Why it cannot run here, or not with these statistics; empty if it can."""
+        if not set(names) <= set(self.statistics):
+            return f"computes {', '.join(self.statistics)} only"
         if self.device and self.device != device:
             return f"needs {self.device}"
         if not self.needs:
@@ -93,11 +97,12 @@ def _compiled() -> Run:
     return lambda inputs, targets, names: function(inputs, targets, names)
 
 
-def _ours(backend: str) -> Run:
+def _ours(backend: str, *, forward: str = "chunked") -> Run:
     def run(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
         if len(inputs) == 1:
             return token_stats(inputs[0], targets, stats=names, backend=backend).required(*names)
-        return linear_token_stats(inputs[0], inputs[1], targets, stats=names, backend=backend).required(*names)
+        found = linear_token_stats(*inputs, targets, stats=names, backend=backend, forward=forward)
+        return found.required(*names)
 
     return run
 
@@ -107,9 +112,13 @@ def _named(module: str, name: str) -> Any:
 
 
 def _trl(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    found = {"log_prob": _named("trl.trainer.utils", "selective_log_softmax")(inputs[0], targets)}
-    if "entropy" in names:
-        found["entropy"] = _named("trl.trainer.utils", "entropy_from_logits")(inputs[0])
+    # As the trainer has them, (B, T, V): it goes through the sequences one by one where it has no kernel.
+    logits = inputs[0].view(8 if inputs[0].shape[0] % 8 == 0 else 1, -1, inputs[0].shape[-1])
+    taken, module = targets.view(logits.shape[:2]), "trl.trainer.utils"
+    if names == FOUR[:1]:
+        return (_named(module, "selective_log_softmax")(logits, taken).flatten(),)
+    log_prob, entropy = _named(module, "selective_log_softmax_and_entropy")(logits, taken)
+    found = {"log_prob": log_prob.flatten(), "entropy": entropy.flatten()}
     return tuple(found[name] for name in names)
 
 
@@ -121,18 +130,45 @@ def _verl(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -
     return tuple(found[name] for name in names)
 
 
-def _liger_grpo(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    # It takes (B, T + 1, V) and drops the last position.
+def _liger_log_prob(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    # It takes (B, T + 1, V) and leaves out the last position: so does this provider.
     function = _named("liger_kernel.ops.grpo_loss", "fused_selective_log_softmax")
-    padded = torch.cat([inputs[0], inputs[0][-1:]])[None]
-    return (function(padded, targets[None], 1.0)[0],)
+    return (function(inputs[0][None], targets[None, :-1], 1.0)[0],)
+
+
+def _liger_grpo(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """The whole loss, whose value per token is the log-probability: CISPO's, with advantage -1 and ratio 1.
+
+    CISPO's loss is ``-min(ratio, 5) A log p`` with the first factor taken as constant. It too leaves out the last
+    position.
+    """
+    function = _named("liger_kernel.ops.grpo_loss", "GrpoLossFunction")
+    advantages = torch.full((1,), -1.0, device=targets.device)
+    temperature, beta, low, high, inplace, length, reduce = 1.0, 0.0, 0.2, 5.0, False, None, False
+    loss, *_ = function.apply(
+        *(inputs[0][None], None, None, targets[None, :-1].contiguous(), advantages, None),
+        *(temperature, beta, low, high, inplace, "cispo", length, reduce),
+    )
+    return (loss[0],)
 
 
 def _liger_head(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
     function = _named("liger_kernel.ops", "LigerFusedLinearScaledCrossEntropyFunction")
+    if names == FOUR[:1]:
+        return (-function.apply(inputs[0], inputs[1], targets, 1.0, -100, 1, False),)
     loss, entropy = function.apply(inputs[0], inputs[1], targets, 1.0, -100, 1, True)
     found = {"log_prob": -loss, "entropy": entropy}
     return tuple(found[name] for name in names)
+
+
+def _cut_cross_entropy(filter_eps: str | None) -> Run:
+    """Apple's; by default it leaves out gradients that are small in the dtype, with None it does not."""
+
+    def run(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+        function = _named("cut_cross_entropy", "linear_cross_entropy")
+        return (-function(inputs[0], inputs[1], targets, reduction="none", filter_eps=filter_eps),)
+
+    return run
 
 
 def _verl_head(inputs: tuple[Tensor, ...], targets: Tensor, names: tuple[str, ...]) -> tuple[Tensor, ...]:
@@ -155,7 +191,8 @@ def providers(operation: str) -> list[Provider]:
             *common,
             Provider("trl", _trl, two, needs="trl.trainer.utils"),
             Provider("verl", _verl, two, needs="verl.utils.torch_functional"),
-            Provider("liger-grpo", _liger_grpo, FOUR[:1], False, "liger_kernel.ops.grpo_loss", "cuda"),
+            Provider("liger-logprob", _liger_log_prob, FOUR[:1], False, "liger_kernel.ops.grpo_loss", "cuda"),
+            Provider("liger-grpo", _liger_grpo, FOUR[:1], needs="liger_kernel.ops.grpo_loss", device="cuda"),
             Provider("ours-torch", _ours("torch")),
             Provider("ours-compile", _ours("compile")),
             Provider("ours-triton", _ours("triton"), needs="triton", device="cuda"),
@@ -164,7 +201,10 @@ def providers(operation: str) -> list[Provider]:
         *common,
         Provider("verl", _verl_head, two, needs="verl.utils.kernel.linear_cross_entropy", device="cuda"),
         Provider("liger-flsce", _liger_head, two, needs="liger_kernel.ops", device="cuda"),
+        Provider("cce", _cut_cross_entropy("high"), FOUR[:1], needs="cut_cross_entropy", device="cuda"),
+        Provider("cce-exact", _cut_cross_entropy(None), FOUR[:1], needs="cut_cross_entropy", device="cuda"),
         Provider("ours-torch", _ours("torch")),
         Provider("ours-compile", _ours("compile")),
         Provider("ours-triton", _ours("triton"), needs="triton", device="cuda"),
+        Provider("ours-fused", _ours("triton", forward="fused"), needs="triton", device="cuda"),
     ]

@@ -58,9 +58,34 @@ def test_the_script_measures_a_small_problem_and_lists_what_is_absent(tmp_path):
     for operation in ("token_stats", "linear_token_stats"):
         for provider in ("eager", "chunked", "ours-torch"):
             assert {(operation, provider, mode) for mode in ("forward", "forward+backward")} <= timed
-    assert {r["provider"]: r["note"] for r in lines}["liger-flsce"] == "needs cuda"
+    notes = {r["provider"]: r["note"] for r in lines}
+    assert notes["liger-flsce"] == notes["ours-fused"] == "needs cuda"
+    assert notes["cce"] == notes["liger-grpo"] == "computes log_prob only"
     assert all(float(r["value_error"]) < 1e-5 for r in lines if r["ms"])
     assert all(r["note"] for r in lines if not r["ms"])
+
+
+# The compiler's own imports warn.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_provider_that_leaves_out_the_last_row_is_compared_on_the_others(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("kernels", "providers", "measuring"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    kernels, providers = (importlib.import_module(name) for name in ("kernels", "providers"))
+
+    def all_but_the_last(inputs, targets, names):
+        return tuple(column[:-1] for column in providers.textbook(inputs[0], targets, names))
+
+    names = providers.STATISTICS["lp+H"]
+    problem = kernels.Problem.make([5, 20], names, kernels.torch.float32, "cpu")
+    value, gradient = kernels.largest_errors(providers.Provider("short", all_but_the_last), problem, names)
+    assert value < 1e-5
+    assert gradient < 1e-5
+    problem.inputs[0].requires_grad_()
+    (whole,) = kernels.once(providers.Provider("short", all_but_the_last), problem, names)
+    assert (whole[-1] == 0).all()
+    for name in ("kernels", "providers", "measuring"):
+        sys.modules.pop(name, None)
 
 
 # The compiler's own imports warn.

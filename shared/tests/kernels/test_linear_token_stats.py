@@ -79,8 +79,8 @@ def test_a_gradient_is_computed_for_what_needs_one(needed: str, head, monkeypatc
     hidden, weight, bias, targets = head()
     tensors = {"hidden": hidden, "weight": weight, "bias": bias}
     products: list[int] = []
-    original = _linear_function._add_product
-    monkeypatch.setattr(_linear_function, "_add_product", lambda *a: (products.append(1), original(*a))[0])
+    original = _linear_function.add_product
+    monkeypatch.setattr(_linear_function, "add_product", lambda *a: (products.append(1), original(*a))[0])
     tensors[needed].requires_grad_()
     linear_token_stats(**tensors, targets=targets).entropy.sum().backward()
     assert [name for name, tensor in tensors.items() if tensor.grad is not None] == [needed]
@@ -157,18 +157,72 @@ def test_the_weight_gradient_of_many_low_precision_rows_is_summed_in_float32(dty
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_products_are_added_in_column_blocks_without_rounding(
+def test_low_precision_products_are_taken_in_column_blocks_and_not_rounded(
     dtype: torch.dtype, head, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from corollary.kernels import _linear_function
+    from corollary.kernels import _linear_products
 
-    assert not _linear_function.adds_into_wide(dtype, torch.device("cpu"))
-    monkeypatch.setattr(_linear_function, "WIDEN_BYTES", 4 * 9 * 4)
+    assert not _linear_products.adds_into_wide(dtype, torch.device("cpu"))
+    monkeypatch.setattr(_linear_products, "WIDEN_BYTES", 4 * 9 * 4)
     hidden, gradient, _, _ = head(9, 11, 5, dtype)
     gradient = gradient.repeat(2, 1)[:9, :11]
-    total = torch.ones(11, 11)
-    _linear_function._add_product(total, gradient, hidden)
+    total, written = torch.ones(11, 11), torch.empty(11, 11, dtype=dtype)
+    _linear_products.add_product(total, gradient, hidden)
+    _linear_products.write_product(written, gradient, hidden)
     torch.testing.assert_close(total, 1 + gradient.float().T @ hidden.float())
+    torch.testing.assert_close(written, (gradient.float().T @ hidden.float()).to(dtype), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1 << 20, 2 * 40 * 11, 1])
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("autocast", [False, True])
+def test_low_precision_gradients_by_blocks_of_columns_are_those_of_the_rounded_logits(
+    chunk_bytes: int, softcap: float | None, masked: bool, autocast: bool, head
+) -> None:
+    generator = torch.Generator().manual_seed(5)
+    kind = torch.float32 if autocast else torch.bfloat16
+    # Small integers, so that hidden states, weights and (without a cap) logits are exact in bfloat16.
+    hidden = torch.randint(-3, 4, (3, 4, 10), generator=generator).to(kind)
+    weight = torch.randint(-1, 2, (40, 10), generator=generator).to(kind)
+    bias = torch.randint(-2, 3, (40,), generator=generator).to(kind)
+    targets = torch.randint(40, (3, 4), generator=generator)
+    mask = torch.arange(12).view(3, 4) % 5 != 1 if masked else None
+    leaves = [t.requires_grad_() for t in (hidden, weight, bias)]
+    options = {"mask": mask, "temperature": torch.linspace(2, 5, 12).view(3, 4), "stats": STATISTICS}
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        ours = linear_token_stats(
+            *leaves[:2], targets, bias=leaves[2], softcap=softcap, chunk_bytes=chunk_bytes, **options
+        )
+    gradients = torch.autograd.grad(mixture(ours), leaves)
+    assert [g.dtype for g in gradients] == [kind] * 3
+    exact = [t.detach().double().requires_grad_() for t in leaves]
+    expected = mixture(from_logits(*exact[:2], targets, bias=exact[2], softcap=softcap, **options))
+    for one, other in zip(gradients, torch.autograd.grad(expected, exact), strict=True):
+        # Gradients of logits are rounded to bfloat16, of a cap logits too.
+        atol = float(other.abs().max()) * (8e-3 if softcap is None else 3e-2)
+        torch.testing.assert_close(one.double(), other, atol=atol, rtol=1e-2)
+
+
+def test_a_low_precision_weight_gradient_takes_no_float32_memory_of_its_size(
+    head, allocations, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from corollary.kernels import _linear_products
+
+    monkeypatch.setattr(_linear_products, "WIDEN_BYTES", 1 << 12)
+    rows, width, columns = 32, 64, 2000
+    hidden, weight, _, targets = head(rows, width, columns, torch.bfloat16)
+    weight.requires_grad_()
+    hidden.requires_grad_()
+    chunk_bytes = 4 * columns * 2
+    stats = linear_token_stats(hidden, weight, targets, stats=("log_prob",), chunk_bytes=chunk_bytes)
+    with allocations() as seen:
+        torch.autograd.grad(stats.log_prob.sum(), [hidden, weight])
+    gradient = columns * width * 2
+    assert seen.largest == gradient
+    # The gradient itself; all else is small, and the logits that exist at one time are chunk_bytes at most.
+    others = sorted(seen.sizes)[:-1]
+    assert max(others) <= max(chunk_bytes, 250 * width * 4)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
@@ -223,6 +277,33 @@ def test_an_impossible_token_pulls_at_nothing(head) -> None:
     log_prob.sum().backward()
     assert log_prob[2] == -torch.inf
     assert (hidden.grad[2] == 0).all()
+
+
+def test_it_agrees_with_the_formulas_of_verl_and_of_liger(head) -> None:
+    # Both sum raw logits: H = log sum e^z - sum p z (verl's entropy_from_logits, Liger's fallback of its fused head).
+    hidden, weight, _, targets = head(30, 16, 300, torch.float32)
+    ours = linear_token_stats(hidden, weight, targets, chunk_bytes=7 * 300 * 4)
+    z = hidden @ weight.T
+    log_prob = z.gather(1, targets[:, None]).squeeze(1) - z.logsumexp(1)
+    torch.testing.assert_close(ours.log_prob, log_prob, atol=1e-5, rtol=1e-6)
+    torch.testing.assert_close(ours.entropy, z.logsumexp(1) - (z.softmax(1) * z).sum(1), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_it_agrees_with_ligers_fused_head_where_that_is_installed(head) -> None:
+    operators = pytest.importorskip("liger_kernel.ops")
+    hidden, weight, _, targets = head(30, 16, 300, torch.float32)
+    leaves = [t.requires_grad_() for t in (hidden, weight)]
+    loss, entropy = operators.LigerFusedLinearScaledCrossEntropyFunction.apply(*leaves, targets, 0.7, -100, 1, True)
+    ours = linear_token_stats(*leaves, targets, temperature=0.7)
+    torch.testing.assert_close(ours.log_prob, -loss, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(ours.entropy, entropy, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad((ours.log_prob - 0.1 * ours.entropy).sum(), leaves),
+        torch.autograd.grad((-loss - 0.1 * entropy).sum(), leaves),
+        atol=1e-4,
+        rtol=1e-4,
+    )
 
 
 H, W, B, Y = torch.zeros(2, 3, 4), torch.zeros(5, 4), torch.zeros(5), torch.zeros(2, 3, dtype=torch.long)

@@ -223,3 +223,41 @@ def test_a_missing_triton_is_named(problem, monkeypatch: pytest.MonkeyPatch) -> 
 def test_kernels_on_a_device_agree_with_the_torch_backend(problem) -> None:
     logits, targets = problem(64, 50257)
     assert_backends_agree(logits.cuda(), targets.cuda(), atol=2e-5)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("columns", [50257, 151936])
+def test_on_a_device_a_row_has_the_same_bits_in_every_company_and_run(columns: int, problem) -> None:
+    logits, targets = problem(40, columns)
+    logits, targets = logits.cuda().bfloat16(), targets.cuda()
+    together = values_and_gradients(logits, targets, backend="triton")
+    again = values_and_gradients(logits, targets, backend="triton")
+    assert all(torch.equal(one, other) for one, other in zip(together, again, strict=True))
+    for rows in (slice(2, 4), slice(39, 40)):
+        alone = token_stats(logits[rows], targets[rows], stats=STATISTICS, backend="triton")
+        assert all(torch.equal(one[rows], other) for one, other in zip(together[:6], alone, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_device_logits_beyond_2_to_the_31_are_read_and_written_in_place(problem) -> None:
+    rows, columns = 14400, 151936
+    if rows * columns * 2 > 0.3 * torch.cuda.get_device_properties(0).total_memory:
+        pytest.skip("needs 15 GB of memory")
+    assert rows * columns > 2**31
+    small, targets = problem(8, columns)
+    last = small.cuda().bfloat16().requires_grad_()
+    logits = torch.zeros(rows, columns, dtype=torch.bfloat16, device="cuda")
+    logits[-8:] = last.detach()
+    taken = torch.zeros(rows, dtype=torch.int64, device="cuda")
+    taken[-8:] = targets.cuda()
+    # As if a model had computed them: in-place gradients are refused for leaves.
+    logits = logits.requires_grad_().mul(1.0)
+    found = token_stats(logits, taken, stats=STATISTICS, backend="triton", inplace_backward=True)
+    expected = token_stats(last, taken[-8:], stats=STATISTICS, backend="triton")
+    assert all(torch.equal(one[-8:], other) for one, other in zip(found, expected, strict=True))
+    (gradient,) = torch.autograd.grad(found.entropy.sum() + found.log_prob.sum(), logits)
+    (wanted,) = torch.autograd.grad(expected.entropy.sum() + expected.log_prob.sum(), last)
+    assert gradient.data_ptr() == logits.data_ptr()
+    assert torch.equal(gradient[-8:], wanted)

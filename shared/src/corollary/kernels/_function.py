@@ -105,27 +105,31 @@ def _raise_on_bad_rows(rows: Rows, sums: RowSums) -> None:
 
 def outputs_of(rows: Problem, sums: RowSums, stats: Sequence[str]) -> tuple[Tensor, ...]:
     """Return the requested statistics and then ``log_z``, each in the targets' shape, 0 on masked rows."""
-    columns = [_statistic(sums, name) for name in stats]
-    plain = isinstance(rows.temperature, float) and rows.temperature == 1.0
-    columns.append((sums.row_max if plain else sums.row_max / rows.temperature) + sums.log_sum)
-    return tuple(_in_shape(rows, column) for column in columns)
-
-
-def _in_shape(rows: Problem, column: Tensor) -> Tensor:
     # Never a view: the caller may then change a result in place, and what the backward pass needs is its own.
-    shape = rows.leading
-    if rows.index is None:
-        return column.view(shape).clone()
+    shape, index = rows.leading, rows.index
+    plain = isinstance(rows.temperature, float) and rows.temperature == 1.0
+    scaled_max = sums.row_max if plain else sums.row_max / rows.temperature
+    if index is None:
+        # A difference or a sum is new memory, so it takes no copy if its terms have the shape already.
+        log_sum = sums.log_sum.view(shape)
+        found = [
+            log_sum - sums.mean_shift.view(shape)
+            if name == "entropy" and sums.mean_shift is not None
+            else getattr(sums, name).view(shape).clone()
+            for name in stats
+        ]
+        return (*found, scaled_max.view(shape) + log_sum)
+    columns = [
+        sums.log_sum - sums.mean_shift if name == "entropy" and sums.mean_shift is not None else getattr(sums, name)
+        for name in stats
+    ]
+    return tuple(_among_masked(column, index, shape) for column in (*columns, scaled_max + sums.log_sum))
+
+
+def _among_masked(column: Tensor, index: Tensor, shape: tuple[int, ...]) -> Tensor:
     result = column.new_zeros(shape)
-    result.view(-1)[rows.index] = column
+    result.view(-1).index_copy_(0, index, column)
     return result
-
-
-def _statistic(sums: RowSums, name: str) -> Tensor:
-    if name == "entropy":
-        assert sums.mean_shift is not None
-        return sums.log_sum - sums.mean_shift
-    return getattr(sums, name)
 
 
 class TokenStatsFunction(torch.autograd.Function):
@@ -160,13 +164,12 @@ class TokenStatsFunction(torch.autograd.Function):
         sums, kept = RowSums(*saved[: len(RowSums._fields)]), saved[len(RowSums._fields) :]
         rows = Rows.of(logits, *ctx.rest)
         arrived = {
-            name: gradient if rows.index is None else gradient.reshape(-1)[rows.index]
+            name: gradient.reshape(-1) if rows.index is None else gradient.reshape(-1).index_select(0, rows.index)
             for name, gradient in zip(ctx.stats, gradients, strict=False)
             if gradient is not None
         }
         if not arrived:
             return None, None, None, None, None
-        arrived = {name: gradient.reshape(-1) for name, gradient in arrived.items()}
         if ctx.inplace:
             # Not .data: the version counter must show that the logits are gone to whoever else saved them.
             gradient = logits.detach().view(rows.total, rows.vocabulary)
@@ -227,10 +230,10 @@ def row_coefficients(rows: Problem, sums: RowSums, gradients: dict[str, Tensor],
     assert a0 is not None
     # p = e^u / S, and d/dz = (1 / tau) d/du
     per_p = torch.exp(-sums.log_sum)
-    per_p2 = per_p * per_p
+    per_p2 = None if b0 is None else per_p * per_p
     if not isinstance(rows.temperature, float) or rows.temperature != 1.0:
         per_p = per_p / rows.temperature
-        per_p2 = per_p2 / rows.temperature
+        per_p2 = None if per_p2 is None else per_p2 / rows.temperature
         target = None if target is None else target / rows.temperature
     return Coefficients(
         a0 * per_p, _times(a1, per_p), _times(a2, per_p), _times(b0, per_p2), _times(b1, per_p2), target
@@ -241,5 +244,5 @@ def _plus(total: Tensor | None, term: Tensor) -> Tensor:
     return term if total is None else total + term
 
 
-def _times(value: Tensor | None, factor: Tensor) -> Tensor | None:
-    return None if value is None else value * factor
+def _times(value: Tensor | None, factor: Tensor | None) -> Tensor | None:
+    return None if value is None or factor is None else value * factor

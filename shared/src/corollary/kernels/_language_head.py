@@ -103,6 +103,7 @@ def lm_head_token_stats(
     mask: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     backend: str = "auto",
+    forward: str = "chunked",
 ) -> TokenStats:
     """Statistics of tokens that a model's head predicts from last hidden states.
 
@@ -115,6 +116,7 @@ def lm_head_token_stats(
         mask: 1 for valid tokens, shape ``(...)``.
         chunk_bytes: Bytes of logits that exist at one time.
         backend: Of :func:`token_stats`.
+        forward: Of :func:`linear_token_stats`.
 
     Returns:
         TokenStats of shape ``(...)``, differentiable in ``hidden`` and the head.
@@ -135,6 +137,7 @@ def lm_head_token_stats(
         mask=mask,
         chunk_bytes=chunk_bytes,
         backend=backend,
+        forward=forward,
     )
 
 
@@ -150,6 +153,7 @@ def model_token_stats(
     mask: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     backend: str = "auto",
+    forward: str = "chunked",
 ) -> TokenStats:
     """Statistics of the tokens of sequences under a causal language model, whose logits are never all held.
 
@@ -164,6 +168,7 @@ def model_token_stats(
         mask: 1 for valid tokens, shape ``(B, K)``.
         chunk_bytes: Bytes of logits that exist at one time.
         backend: Of :func:`token_stats`.
+        forward: Of :func:`linear_token_stats`.
 
     Returns:
         TokenStats of shape ``(B, K)``, differentiable in the model's parameters.
@@ -193,4 +198,5 @@ def model_token_stats(
         mask=mask,
         chunk_bytes=chunk_bytes,
         backend=backend,
+        forward=forward,
     )

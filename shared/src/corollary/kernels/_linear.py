@@ -1,5 +1,6 @@
 """The public entry point from hidden states and the language-model head: :func:`linear_token_stats`."""
 
+import importlib.util
 from collections.abc import Sequence
 
 import torch
@@ -22,6 +23,8 @@ from corollary.kernels._validation import (
 CHUNK_BYTES = 256 << 20
 """Logits that exist at one time, by default."""
 
+FORWARDS = ("chunked", "fused")
+
 
 def linear_token_stats(
     hidden: Tensor,
@@ -35,6 +38,7 @@ def linear_token_stats(
     mask: Tensor | None = None,
     chunk_bytes: int = CHUNK_BYTES,
     backend: str = "auto",
+    forward: str = "chunked",
 ) -> TokenStats:
     r"""Token statistics from hidden states and the head's weight, without ever holding all logits.
 
@@ -43,9 +47,10 @@ def linear_token_stats(
     .. math:: z = W h + b, \qquad \hat z = c \tanh(z / c) \text{ if a cap is given},
 
     with :math:`p = \mathrm{softmax}(\hat z / \tau)`. Rows go through the head a chunk at a time, into one buffer that
-    is reused. Nothing of size ``(N, V)`` is allocated, forward or backward: the backward pass makes each chunk's
-    logits again, overwrites them with their gradient and multiplies that with weight and hidden states. It costs a
-    fourth matrix product of that size where plain autograd needs three.
+    is reused. Nothing of size ``(N, V)`` is allocated, forward or backward: the backward pass makes the logits again,
+    overwrites them with their gradient and multiplies that with weight and hidden states. It costs a fourth matrix
+    product of that size where plain autograd needs three. In low precision it goes by blocks of columns, as large as a
+    chunk, so that the weight's gradient needs no accumulator in float32 (that of the hidden states does).
 
     Symbols: :math:`h` = ``hidden``, :math:`W` = ``weight``, :math:`b` = ``bias``, :math:`c` = ``softcap``,
     :math:`\tau` = ``temperature``; the statistics' own are in :func:`token_stats`.
@@ -64,16 +69,19 @@ def linear_token_stats(
         chunk_bytes: Bytes of logits that exist at one time (and as many of their gradient if there is a cap: the
             number is shared), at least one row.
         backend: Of :func:`token_stats`; it works on the rows of a chunk.
+        forward: ``"chunked"``, or ``"fused"``: one Triton kernel (CUDA) multiplies and sums, and no logit reaches
+            memory; meant for small ``D``, where writing and reading the logits costs most. It has not been timed on a
+            GPU. The backward pass is the chunked one.
 
     Returns:
         TokenStats: tensors of shape ``(...)``, float32 (float64 for float64 ``hidden``). All but ``log_z`` are
         differentiable with respect to ``hidden``, ``weight`` and ``bias``, once.
 
     Raises:
-        ValueError: a shape, dtype or device does not fit; ``softcap`` or ``chunk_bytes`` is not positive; a valid row
-            has no distribution (NaN or +inf logits, where the backend looks for them); and what
-            :func:`token_stats` refuses.
-        ImportError: backend ``triton`` is asked for and not installed.
+        ValueError: a shape, dtype or device does not fit; ``softcap`` or ``chunk_bytes`` is not positive; ``forward``
+            is unknown; a valid row has no distribution (NaN or +inf logits, where the backend looks for them: the
+            fused forward gives NaN for such a row); and what :func:`token_stats` refuses.
+        ImportError: backend ``triton`` or forward ``fused`` is asked for and triton is not installed.
 
     Implementation notes:
         * Logits are rounded to the dtype of ``hidden``, as the head itself would; the statistics of them are computed
@@ -81,7 +89,11 @@ def linear_token_stats(
         * Under autocast the products are taken in its dtype, as `torch.nn.functional.linear` takes them; the
           statistics and the sums of gradients stay in float32.
         * The matrix product may give a row other bits when the chunk has another height, so here (unlike in
-          :func:`token_stats`) a row is the same in every company only for chunks of the same height.
+          :func:`token_stats`) a row is the same in every company only for chunks of the same height. The fused
+          forward has no such dependence.
+        * The fused forward rounds logits where the chunked one does; the two differ in the order of sums, so a logit
+          on the edge of two values of a low-precision dtype may be rounded to either. Products of float32 use tf32
+          only where `torch.set_float32_matmul_precision` allows it, as those of torch do.
         * Under `torch.compile` and `torch.export` the call is one operator, ``corollary::linear_token_stats``.
         * Hidden states that cannot be viewed as ``(N, D)`` are copied, ``N D`` elements.
 
@@ -100,30 +112,39 @@ def linear_token_stats(
     check_head(hidden, weight, bias, autocast=autocast)
     check_targets(targets, hidden, name="hidden")
     cap = check_softcap(softcap)
+    _check_forward(forward)
     if chunk_bytes < 1:
         raise ValueError(f"chunk_bytes must be at least 1, got {chunk_bytes}")
     vocabulary, dtype = weight.shape[0], product_dtype(hidden)
     chunk_rows = max(1, chunk_bytes // ((1 if cap is None else 2) * vocabulary * dtype.itemsize))
     if torch.compiler.is_compiling():
         tensor, tau = split_temperature(temperature)
-        rest = (tensor, tau, cap, mask, ",".join(names), chunk_rows, dtype, backend)
+        rest = (tensor, tau, cap, mask, ",".join(names), chunk_rows, dtype, backend, forward)
         return traced_result(names, torch.ops.corollary.linear_token_stats(hidden, weight, bias, targets, *rest))
     index = valid_rows(mask, targets)
     leading = tuple(hidden.shape[:-1])
     per_row = row_temperature(temperature, leading, index, device=device, dtype=compute_dtype(hidden))
     flat_targets = targets.reshape(-1)
     if index is not None:
-        flat_targets = flat_targets[index]
+        flat_targets = flat_targets.index_select(0, index)
     check_target_range(flat_targets, vocabulary)
     implementation = choose_backend(backend, hidden)
     problem = linear_rows(hidden, weight, bias, cap, flat_targets.long(), per_row, index, leading, chunk_rows, dtype)
     if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (hidden, weight, bias)):
-        outputs = LinearTokenStatsFunction.apply(hidden, weight, bias, problem, names, implementation)
+        fused = forward == "fused"
+        outputs = LinearTokenStatsFunction.apply(hidden, weight, bias, problem, names, implementation, fused)
     else:
         with torch.autocast(device.type, enabled=False):
-            sums, _ = run_linear_forward(problem, frozenset(names), implementation)
+            sums, _ = run_linear_forward(problem, frozenset(names), implementation, fused=forward == "fused")
         outputs = outputs_of(problem, sums, names)
     return TokenStats(**dict(zip(names, outputs, strict=False)), log_z=outputs[-1])
+
+
+def _check_forward(name: str) -> None:
+    if name not in FORWARDS:
+        raise ValueError(f"forward must be one of {', '.join(FORWARDS)}; got {name!r}")
+    if name == "fused" and importlib.util.find_spec("triton") is None:
+        raise ImportError("forward 'fused' needs the package triton: pip install triton")
 
 
 def product_dtype(hidden: Tensor) -> torch.dtype:

@@ -9,13 +9,13 @@ W h + b`, capped :math:`\hat z = c \tanh(z / c)`. From the gradient :math:`g = \
     \frac{\partial L}{\partial W} = \sum_n \frac{\partial L}{\partial z_n} h_n^\top, \quad
     \frac{\partial L}{\partial b} = \sum_n \frac{\partial L}{\partial z_n}.
 
-The backward pass makes each chunk's logits again, overwrites them with their gradient, and multiplies. Between the
-passes only the row sums are kept.
+The backward pass makes the logits again, overwrites them with their gradient, and multiplies: by chunks of rows, or in
+low precision by blocks of columns (:mod:`corollary.kernels._linear_columns`). Between the passes only the row sums are
+kept.
 """
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
@@ -23,19 +23,31 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from corollary.kernels._function import Backend, outputs_of, row_coefficients
+from corollary.kernels._linear_columns import gradients_by_columns
+from corollary.kernels._linear_products import add_product
 from corollary.kernels._linear_rows import LinearRows, LogitsChunk
 from corollary.kernels._rows import Coefficients, RowSums, concatenate
 
-WIDEN_BYTES = 1 << 24
-"""Size of float32 copies or products of some columns, where a product cannot add into float32."""
 
-
-def run_linear_forward(problem: LinearRows, stats: frozenset[str], backend: Backend) -> tuple[RowSums, bool]:
+def run_linear_forward(
+    problem: LinearRows, stats: frozenset[str], backend: Backend, *, fused: bool = False
+) -> tuple[RowSums, bool]:
     """Return the row sums, and whether a taken token may have probability 0.
 
+    Args:
+        problem: Checked input.
+        stats: Names of statistics.
+        backend: Sums the rows of a chunk of logits.
+        fused: Sum without logits instead, by :func:`corollary.kernels._triton_head.fused_head_forward`.
+
     Raises:
-        ValueError: a valid row has no distribution, where the backend looks for that.
+        ValueError: a valid row has no distribution, where the backend looks for that; ``fused`` on a device that
+            cannot.
     """
+    if fused:
+        from corollary.kernels._triton_head import fused_head_forward
+
+        return fused_head_forward(problem, stats), True
     parts = [backend.forward(chunk.rows, stats, keep=False)[0] for chunk in problem.chunks()]
     if not parts:
         like = torch.float64 if problem.weight.dtype == torch.float64 else torch.float32
@@ -73,10 +85,11 @@ class LinearTokenStatsFunction(torch.autograd.Function):
         problem: LinearRows,
         stats: tuple[str, ...],
         backend: Backend,
+        fused: bool,
     ) -> tuple[Tensor, ...]:
         """See :func:`corollary.kernels.linear_token_stats`."""
         with torch.autocast(hidden.device.type, enabled=False):
-            sums, impossible = run_linear_forward(problem, frozenset(stats), backend)
+            sums, impossible = run_linear_forward(problem, frozenset(stats), backend, fused=fused)
             outputs = outputs_of(problem, sums, stats)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(outputs[-1])
@@ -99,18 +112,18 @@ class LinearTokenStatsFunction(torch.autograd.Function):
         }
         needs = ctx.needs_input_grad[:3]
         if not arrived or not any(needs):
-            return None, None, None, None, None, None
+            return (None,) * 7
         with torch.autocast(hidden.device.type, enabled=False):
             problem = linear_rows(hidden, weight, bias, *ctx.rest, ctx.chunk_rows, ctx.product_dtype)
-            results = linear_gradients(problem, RowSums(*saved), arrived, ctx.backend, needs, impossible=ctx.impossible)
+            results = linear_gradients(
+                *(problem, RowSums(*saved), arrived, ctx.backend, needs, weight.dtype), impossible=ctx.impossible
+            )
         for_hidden, for_weight, for_bias = results
         return (
             None if for_hidden is None else for_hidden.view(hidden.shape),
             None if for_weight is None else for_weight.to(weight.dtype),
             None if for_bias is None or bias is None else for_bias.to(bias.dtype),
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
@@ -146,6 +159,7 @@ def linear_gradients(
     arrived: dict[str, Tensor],
     backend: Backend,
     needs: Sequence[bool],
+    weight_dtype: torch.dtype,
     *,
     impossible: bool,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
@@ -157,18 +171,26 @@ def linear_gradients(
         arrived: Upstream gradient, shape ``(N,)``, of each output that received one.
         backend: The backend of the forward pass.
         needs: Whether hidden states, weight and bias need a gradient.
+        weight_dtype: Of the weight as the caller has it, in which its gradient is returned.
         impossible: Whether a taken token may have probability 0.
 
     Returns:
-        The first in the dtype of the hidden states; the others summed in float32 (float64 for float64), since a sum
-        of thousands of rows in bfloat16 stops growing.
+        The first in the dtype of the hidden states, the second in that of the weight, both summed in float32 (float64
+        for float64), since a sum of thousands of rows in bfloat16 stops growing; the last as it was summed.
     """
     if problem.index is not None:
-        arrived = {name: gradient[problem.index] for name, gradient in arrived.items()}
+        arrived = {name: gradient.index_select(0, problem.index) for name, gradient in arrived.items()}
     coefficients = row_coefficients(problem, sums, arrived, impossible=impossible)
     device = problem.weight.device
     wide = torch.float64 if problem.weight.dtype == torch.float64 else torch.float32
     for_hidden = for_weight = for_bias = None
+    if needs[1] and problem.weight.dtype != wide:
+        of_valid, for_weight, for_bias = gradients_by_columns(problem, sums, coefficients, backend, needs, weight_dtype)
+        if of_valid is not None:
+            for_hidden = of_valid.to(problem.hidden.dtype)
+            if problem.index is not None:
+                for_hidden = torch.zeros_like(problem.hidden).index_copy_(0, problem.index, for_hidden)
+        return for_hidden, for_weight, for_bias
     if needs[0]:
         # Rows that the mask leaves out get 0.
         make = torch.empty_like if problem.index is None else torch.zeros_like
@@ -187,7 +209,7 @@ def linear_gradients(
             else:
                 for_hidden.index_copy_(0, chunk.of(problem.index), product.to(for_hidden.dtype))
         if for_weight is not None:
-            _add_product(for_weight, gradient, chunk.hidden)
+            add_product(for_weight, gradient, chunk.hidden)
         if for_bias is not None:
             for_bias += gradient.sum(0, dtype=wide)
     return for_hidden, for_weight, for_bias
@@ -206,36 +228,4 @@ def _logit_gradient(
     gradient = logits if second is None else second[: chunk.stop - chunk.start]
     of_chunk = Coefficients(*(None if c is None else chunk.of(c) for c in coefficients))  # ty: ignore
     backend.backward(chunk.rows, sums.map(chunk.of), of_chunk, gradient, ())
-    if problem.softcap is not None:
-        torch.ops.aten.tanh_backward.grad_input(gradient, logits.div_(problem.softcap), grad_input=gradient)
-    return gradient
-
-
-def _add_product(total: Tensor, gradient: Tensor, hidden: Tensor) -> None:
-    """Add ``gradient.T @ hidden`` to ``total`` without rounding the product to a lower precision first."""
-    if gradient.dtype == total.dtype:
-        total.addmm_(gradient.t(), hidden)
-        return
-    if adds_into_wide(gradient.dtype, gradient.device):
-        torch.ops.aten.addmm.dtype_out(total, gradient.t(), hidden, total.dtype, out=total)
-        return
-    width = max(1, WIDEN_BYTES // (max(gradient.shape[0], hidden.shape[1]) * total.dtype.itemsize))
-    wide_hidden = hidden if gradient.is_cuda else hidden.to(total.dtype)
-    for first in range(0, gradient.shape[1], width):
-        columns = slice(first, first + width)
-        part = gradient[:, columns].t()
-        if gradient.is_cuda:
-            total[columns] += torch.mm(part, hidden, out_dtype=total.dtype)
-        else:
-            total[columns].addmm_(part.to(total.dtype), wide_hidden)
-
-
-@cache
-def adds_into_wide(dtype: torch.dtype, device: torch.device) -> bool:
-    """Whether a product of a low-precision dtype can add into float32 here: some devices and versions cannot."""
-    low, wide = (torch.zeros(16, 16, dtype=kind, device=device) for kind in (dtype, torch.float32))
-    try:
-        torch.ops.aten.addmm.dtype_out(wide, low, low, torch.float32, out=wide)
-    except RuntimeError:
-        return False
-    return True
+    return problem.through_cap(gradient, logits)

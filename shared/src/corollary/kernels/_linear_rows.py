@@ -60,6 +60,23 @@ class LinearRows:
         height = min(self.chunk_rows, self.count)
         return torch.empty(height, self.weight.shape[0], dtype=self.weight.dtype, device=self.weight.device)
 
+    def logits_into(self, out: Tensor, hidden: Tensor, columns: slice = slice(None)) -> Tensor:
+        """Write the capped logits of some rows and columns; the hidden states are in the dtype of the product."""
+        weight = self.weight[columns].t()
+        if self.bias is None:
+            torch.mm(hidden, weight, out=out)
+        else:
+            torch.addmm(self.bias[columns], hidden, weight, out=out)
+        if self.softcap is not None:
+            out.div_(self.softcap).tanh_().mul_(self.softcap)
+        return out
+
+    def through_cap(self, gradient: Tensor, logits: Tensor) -> Tensor:
+        """Turn the gradient of capped logits into that of the product, in its place; the logits are lost."""
+        if self.softcap is not None:
+            torch.ops.aten.tanh_backward.grad_input(gradient, logits.div_(self.softcap), grad_input=gradient)
+        return gradient
+
     def chunks(self) -> Iterator[LogitsChunk]:
         """Yield the valid rows with their logits. The same problem gives the same chunks, hence the same bits."""
         buffer = self.buffer()
@@ -68,13 +85,7 @@ class LinearRows:
             places = None if self.index is None else self.index[start:stop]
             hidden = self.hidden[start:stop] if places is None else self.hidden.index_select(0, places)
             hidden = hidden.to(self.weight.dtype)
-            logits = buffer[: stop - start]
-            if self.bias is None:
-                torch.mm(hidden, self.weight.t(), out=logits)
-            else:
-                torch.addmm(self.bias, hidden, self.weight.t(), out=logits)
-            if self.softcap is not None:
-                logits.div_(self.softcap).tanh_().mul_(self.softcap)
+            logits = self.logits_into(buffer[: stop - start], hidden)
             temperature = self.temperature
             if isinstance(temperature, Tensor):
                 temperature = temperature[start:stop]

@@ -33,7 +33,7 @@ def _selection(
     per_row = row_temperature(given, shape, index, device=rows.device, dtype=compute_dtype(rows))
     flat = targets.reshape(-1)
     if index is not None:
-        flat = flat[index]
+        flat = flat.index_select(0, index)
     check_target_range(flat, vocabulary)
     return flat.long(), per_row, index
 
@@ -126,7 +126,7 @@ def token_stats_backward_op(
     rows = Rows.of(logits, flat, per_row, index)
     arrived = _arrived([log_prob, entropy, sum_p2, sum_p2_log_p, varentropy])
     if index is not None:
-        arrived = {name: gradient[index] for name, gradient in arrived.items()}
+        arrived = {name: gradient.index_select(0, index) for name, gradient in arrived.items()}
     make = torch.empty if index is None else torch.zeros
     gradient = make(rows.total, rows.vocabulary, dtype=logits.dtype, device=logits.device)
     unpacked = _unpack(sums, index)
@@ -174,13 +174,14 @@ def linear_token_stats_op(
     chunk_rows: int,
     dtype: torch.dtype,
     backend: str,
+    forward: str = "chunked",
 ) -> Outputs:
     """:func:`corollary.kernels.linear_token_stats` with products in ``dtype``."""
     flat, per_row, index = _selection(hidden, targets, weight.shape[0], temperature, tau, mask)
     leading = tuple(targets.shape)
     problem = linear_rows(hidden, weight, bias, softcap, flat, per_row, index, leading, chunk_rows, dtype)
     names = frozenset(stats.split(",")) - {""}
-    sums, _ = run_linear_forward(problem, names, choose_backend(backend, hidden))
+    sums, _ = run_linear_forward(problem, names, choose_backend(backend, hidden), fused=forward == "fused")
     return _pack(problem, sums, stats, math.prod(leading))
 
 
@@ -198,6 +199,7 @@ def _(
     chunk_rows: int,
     dtype: torch.dtype,
     backend: str,
+    forward: str = "chunked",
 ) -> Outputs:
     return _fake(hidden, targets, stats)
 
@@ -235,6 +237,7 @@ def linear_token_stats_backward_op(
         _arrived([log_prob, entropy, sum_p2, sum_p2_log_p, varentropy]),
         choose_backend(backend, hidden),
         (for_hidden, for_weight, for_bias),
+        weight.dtype,
         impossible=True,
     )
     return (
@@ -275,7 +278,7 @@ def _(
 
 
 def _save_head(ctx: Any, inputs: tuple[Any, ...], output: Outputs) -> None:
-    hidden, weight, bias, targets, temperature, tau, softcap, mask, ctx.stats, chunk_rows, dtype, backend = inputs
+    hidden, weight, bias, targets, temperature, tau, softcap, mask, ctx.stats, chunk_rows, dtype, backend, _ = inputs
     ctx.set_materialize_grads(False)
     ctx.mark_non_differentiable(*output[-2:])
     ctx.save_for_backward(hidden, weight, bias, targets, temperature, mask, output[-1])
@@ -287,13 +290,13 @@ def _head_backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, 
     upstream = _upstream(ctx.stats, gradients)
     needs = ctx.needs_input_grad[:3]
     if all(g is None for g in upstream):
-        return (None,) * 12
+        return (None,) * 13
     found = linear_token_stats_backward_op(
         *(hidden, weight, bias, targets, temperature, ctx.tau, ctx.softcap, mask, sums),
         *upstream,
         *(ctx.chunk_rows, ctx.dtype, *needs, ctx.backend),
     )
-    return (*(g if needed else None for g, needed in zip(found, needs, strict=True)), *(None,) * 9)
+    return (*(g if needed else None for g, needed in zip(found, needs, strict=True)), *(None,) * 10)
 
 
 linear_token_stats_op.register_autograd(_head_backward, setup_context=_save_head)

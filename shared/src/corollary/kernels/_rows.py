@@ -119,7 +119,7 @@ class Rows:
     def _places(self, start: int, stop: int) -> slice | Tensor:
         if self.index is None:
             return slice(start, stop)
-        places = self.index[start:stop]
+        places = self.index if start == 0 and stop == self.count else self.index[start:stop]
         first, last = int(places[0]), int(places[-1])
         # Padding leaves long runs of valid rows; a run is a view, without a copy.
         return slice(first, last + 1) if last - first == stop - start - 1 else places

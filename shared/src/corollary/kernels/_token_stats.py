@@ -170,7 +170,7 @@ def token_stats(
     per_row = row_temperature(temperature, leading, index, device=logits.device, dtype=compute_dtype(logits))
     flat_targets = targets.reshape(-1)
     if index is not None:
-        flat_targets = flat_targets[index]
+        flat_targets = flat_targets.index_select(0, index)
     check_target_range(flat_targets, vocabulary)
     implementation = choose_backend(backend, logits)
 

@@ -53,7 +53,7 @@ FLOOR = tl.constexpr(-1e5)
 
 
 @triton.jit
-def _moved(
+def moved(
     d, s1, t1, q1, s2, t2,
     MEAN: tl.constexpr, SECOND: tl.constexpr, SECOND_LOG: tl.constexpr, SPREAD: tl.constexpr,
 ):  # fmt: skip
@@ -82,7 +82,7 @@ def _with_tile(
     if highest > m:
         # The first finite tile has nothing to move, and (-inf) * 0 must not appear.
         d = tl.where(m == -infinity, 0.0, tl.maximum((m - highest) * scale, FLOOR))
-        s1, t1, q1, s2, t2 = _moved(d, s1, t1, q1, s2, t2, MEAN, SECOND, SECOND_LOG, SPREAD)
+        s1, t1, q1, s2, t2 = moved(d, s1, t1, q1, s2, t2, MEAN, SECOND, SECOND_LOG, SPREAD)
         m = highest
     # While only -inf was seen, any finite centre does: all sums are 0.
     u = (z - tl.where(m == -infinity, 0.0, m)) * scale
@@ -104,7 +104,7 @@ def _with_tile(
 
 
 @triton.jit
-def _finish(
+def finish(
     row, m, s1, t1, q1, s2, t2, taken, scale,
     row_max, log_sum, log_prob, mean_shift, sum_p2, sum_p2_log_p, varentropy,
     MEAN: tl.constexpr, SECOND: tl.constexpr, SECOND_LOG: tl.constexpr, SPREAD: tl.constexpr,
@@ -185,7 +185,7 @@ def _forward_kernel(
         tl.store(part + 5, t2)
     else:
         taken = tl.load(start + tl.load(targets + row)).to(DTYPE)
-        _finish(
+        finish(
             row, m, s1, t1, q1, s2, t2, taken, scale,
             row_max, log_sum, log_prob, mean_shift, sum_p2, sum_p2_log_p, varentropy,
             MEAN, SECOND, SECOND_LOG, SPREAD,
@@ -214,9 +214,9 @@ def _merge_kernel(
         other_m = tl.load(part)
         highest = tl.maximum(m, other_m)
         d = tl.where(m == -infinity, 0.0, tl.maximum((m - highest) * scale, FLOOR))
-        s1, t1, q1, s2, t2 = _moved(d, s1, t1, q1, s2, t2, MEAN, SECOND, SECOND_LOG, SPREAD)
+        s1, t1, q1, s2, t2 = moved(d, s1, t1, q1, s2, t2, MEAN, SECOND, SECOND_LOG, SPREAD)
         d = tl.where(other_m == -infinity, 0.0, tl.maximum((other_m - highest) * scale, FLOOR))
-        r1, v1, x1, r2, v2 = _moved(
+        r1, v1, x1, r2, v2 = moved(
             d, tl.load(part + 1), tl.load(part + 2), tl.load(part + 3), tl.load(part + 4), tl.load(part + 5),
             MEAN, SECOND, SECOND_LOG, SPREAD,
         )  # fmt: skip
@@ -227,7 +227,7 @@ def _merge_kernel(
         t2 += v2
         m = highest
     taken = tl.load(logits + tl.load(offsets + row) + tl.load(targets + row)).to(DTYPE)
-    _finish(
+    finish(
         row, m, s1, t1, q1, s2, t2, taken, scale,
         row_max, log_sum, log_prob, mean_shift, sum_p2, sum_p2_log_p, varentropy,
         MEAN, SECOND, SECOND_LOG, SPREAD,
@@ -317,15 +317,9 @@ class TritonBackend:
 
     def forward(self, rows: Rows, stats: frozenset[str], *, keep: bool) -> tuple[RowSums, Sequence[Tensor]]:
         """Read each valid row once."""
-        _check_device(rows)
-        spread = "varentropy" in stats
-        mean = spread or "entropy" in stats
-        second_log = "sum_p2_log_p" in stats
-        second = second_log or "sum_p2" in stats
-        wanted = (True, True, True, mean, second, second_log, spread)
-        flags: dict[str, Any] = {"MEAN": mean, "SECOND": second, "SECOND_LOG": second_log, "SPREAD": spread}
         device, dtype = rows.logits.device, rows.compute_dtype
-        sums = [torch.empty(rows.count, dtype=dtype, device=device) if want else None for want in wanted]
+        check_device(device, "backend 'triton'")
+        sums, flags = wanted_sums(stats, rows.count, device=device, dtype=dtype)
         if rows.count:
             source = _with_unit_column_stride(rows)
             launch = self._launch(rows, alignment(source.logits))
@@ -338,7 +332,7 @@ class TritonBackend:
             outputs = [sums[0] if field is None else field for field in sums]
             parts = sums[0] if programs == 1 else torch.empty(rows.count, programs, 6, dtype=dtype, device=device)
             inputs: list[Any] = [source.logits, source.offsets(), rows.targets, *_scales(rows), parts, *outputs]
-            with _on(device):
+            with on_device(device):
                 _forward_kernel[(rows.count, programs)](*inputs, *columns[:2], **flags, **launch)
                 if programs > 1:
                     _merge_kernel[(rows.count,)](*inputs, *columns[2:], **flags, **one_warp)
@@ -375,7 +369,7 @@ class TritonBackend:
             *(coefficients.a0 if c is None else c.contiguous() for c in coefficients),
             *(rows.vocabulary, span),
         ]
-        with _on(device):
+        with on_device(device):
             _backward_kernel[(rows.count, -(-rows.vocabulary // span))](*arguments, **present, **launch)
 
     def _launch(self, rows: Rows, align: int) -> dict[str, Any]:
@@ -409,16 +403,30 @@ def _span(vocabulary: int, programs: int, block: int) -> int:
     return -(-tiles // min(programs, tiles)) * block
 
 
-def _check_device(rows: Rows) -> None:
-    if not (rows.logits.is_cuda or INTERPRETED):
+def wanted_sums(
+    stats: frozenset[str], count: int, *, device: torch.device, dtype: torch.dtype
+) -> tuple[list[Tensor | None], dict[str, Any]]:
+    """Memory for the fields of :class:`RowSums` that the statistics need, and the kernels' flags for the rest."""
+    spread = "varentropy" in stats
+    mean = spread or "entropy" in stats
+    second_log = "sum_p2_log_p" in stats
+    second = second_log or "sum_p2" in stats
+    wanted = (True, True, True, mean, second, second_log, spread)
+    sums = [torch.empty(count, dtype=dtype, device=device) if want else None for want in wanted]
+    return sums, {"MEAN": mean, "SECOND": second, "SECOND_LOG": second_log, "SPREAD": spread}
+
+
+def check_device(device: torch.device, what: str) -> None:
+    """Refuse a device that cannot run the kernels; ``what`` asked for them."""
+    if not (device.type == "cuda" or INTERPRETED):
         raise ValueError(
-            f"backend 'triton' expected CUDA tensors, got {rows.logits.device} "
+            f"{what} expected CUDA tensors, got {device} "
             "(on a CPU only with TRITON_INTERPRET=1 set before the kernels are imported)"
         )
 
 
-def _on(device: torch.device) -> contextlib.AbstractContextManager:
-    # Triton launches on the current device, which need not be the tensors' one.
+def on_device(device: torch.device) -> contextlib.AbstractContextManager:
+    """Make the device current: Triton launches there, wherever the tensors are."""
     return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
 
 
@@ -426,9 +434,13 @@ def _with_unit_column_stride(rows: Rows) -> Rows:
     return rows if rows.logits.stride(-1) == 1 else replace(rows, logits=rows.logits.contiguous())
 
 
-def _scales(rows: Rows) -> tuple[Tensor, int]:
+def scale_of(temperature: float | Tensor, *, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, int]:
     """``1 / (tau log 2)`` and its stride: with it one multiplication prepares a power of 2."""
-    if isinstance(rows.temperature, Tensor):
-        return (1 / (rows.temperature * math.log(2.0))).contiguous(), 1
-    scale = 1 / (rows.temperature * math.log(2.0))
-    return torch.full((1,), scale, dtype=rows.compute_dtype, device=rows.logits.device), 0
+    if isinstance(temperature, Tensor):
+        return (1 / (temperature * math.log(2.0))).contiguous(), 1
+    scale = 1 / (temperature * math.log(2.0))
+    return torch.full((1,), scale, dtype=dtype, device=device), 0
+
+
+def _scales(rows: Rows) -> tuple[Tensor, int]:
+    return scale_of(rows.temperature, dtype=rows.compute_dtype, device=rows.logits.device)

@@ -84,10 +84,11 @@ def valid_rows(mask: Tensor | None, targets: Tensor) -> Tensor | None:
         raise ValueError(f"mask must be on the device of logits, {targets.device}, got {mask.device}")
     keep = mask.reshape(-1)
     if keep.dtype != torch.bool:
-        other = keep[(keep != 0) & (keep != 1)]
-        if len(other):
-            raise ValueError(f"mask must be bool or hold only 0 and 1, got {other[0].item()}")
-        keep = keep != 0
+        kept = keep != 0
+        wrong = kept & (keep != 1)
+        if wrong.any():
+            raise ValueError(f"mask must be bool or hold only 0 and 1, got {keep[wrong][0].item()}")
+        keep = kept
     index = keep.nonzero().squeeze(1)
     return None if len(index) == len(keep) else index
 
@@ -129,7 +130,7 @@ def row_temperature(
         )
     per_row = temperature.to(device=device, dtype=dtype).expand(shape).reshape(-1)
     if index is not None:
-        per_row = per_row[index]
+        per_row = per_row.index_select(0, index)
     if len(per_row):
         low, high = (float(bound) for bound in torch.aminmax(per_row))
         if not (math.isfinite(high) and low > 0):
