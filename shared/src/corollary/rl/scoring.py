@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from corollary.kernels import HeadNotFoundError, TokenStats, language_head, model_token_stats, token_stats
+from corollary.models.plain_llama import PlainLlama
 from corollary.rl.batch import Rollouts
 from corollary.rollout import accepts, positions
 
@@ -14,6 +15,9 @@ HEADS = ("auto", "logits", "linear")
 
 LARGE_LOGITS = 512 << 20
 """Bytes of a batch's logits from which on ``head="auto"`` goes without them on a CPU too."""
+
+SMALL_LOGITS = 4 << 20
+"""Bytes of a batch's logits up to which a copy without gaps costs less than the look-ups of rows that it spares."""
 
 
 def score(
@@ -49,28 +53,27 @@ def score(
     width, length = rollouts.prompt_ids.shape[1], rollouts.completion_ids.shape[1]
     ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.completion_mask], dim=1)
-    position_ids = positions(mask) if accepts(model, "position_ids") else None
     names = tuple(sorted(stats))
     if head == "linear" or (head == "auto" and _worth_it(model, rollouts)):
         return model_token_stats(
             model,
             ids,
             attention_mask=mask.long(),
-            position_ids=position_ids,
+            position_ids=positions(mask) if accepts(model, "position_ids") else None,
             keep=length,
             temperature=temperature,
             stats=names,
             mask=rollouts.completion_mask,
             backend=backend,
         )
-    arguments: dict[str, Tensor | int | bool] = {"attention_mask": mask.long(), "use_cache": False}
-    if position_ids is not None:
-        arguments["position_ids"] = position_ids
-    if accepts(model, "logits_to_keep"):
-        # The logits at the last prompt token predict the first completion token.
-        arguments["logits_to_keep"] = length + 1
-    logits = model(input_ids=ids, **arguments).logits
+    # The logits at the last prompt token predict the first completion token.
+    if (plain := PlainLlama.of(model)) is not None:
+        logits = plain.logits(ids, positions(mask), None if bool(mask.all()) else mask, keep=length + 1)
+    else:
+        logits = _logits(model, ids, mask, keep=length + 1)
     logits = logits[:, -(length + 1) : -1] if logits.shape[1] == length + 1 else logits[:, width - 1 : -1]
+    if logits.numel() * logits.dtype.itemsize <= SMALL_LOGITS:
+        logits = logits.contiguous()
     return token_stats(
         logits,
         rollouts.completion_ids,
@@ -79,6 +82,16 @@ def score(
         mask=rollouts.completion_mask,
         backend=backend,
     )
+
+
+def _logits(model: nn.Module, ids: Tensor, mask: Tensor, *, keep: int) -> Tensor:
+    """All logits, or the last ``keep`` if the model can be told."""
+    arguments: dict[str, Tensor | int | bool] = {"attention_mask": mask.long(), "use_cache": False}
+    if accepts(model, "position_ids"):
+        arguments["position_ids"] = positions(mask)
+    if accepts(model, "logits_to_keep"):
+        arguments["logits_to_keep"] = keep
+    return model(input_ids=ids, **arguments).logits
 
 
 def _worth_it(model: nn.Module, rollouts: Rollouts) -> bool:

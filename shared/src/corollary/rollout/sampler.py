@@ -1,11 +1,14 @@
 """Batched sampling from a causal language model with a key-value cache."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from corollary.models.plain_llama import Cache, PlainLlama
 
 
 class Samples(NamedTuple):
@@ -115,7 +118,16 @@ def accepts(model: nn.Module, argument: str) -> bool:
     A PEFT model passes everything on to the model that it wraps, so that one is asked.
     """
     wrapped = getattr(model, "get_base_model", None)
-    return argument in inspect.signature((wrapped() if wrapped else model).forward).parameters
+    asked = wrapped() if wrapped else model
+    if "forward" in vars(asked):
+        return argument in inspect.signature(asked.forward).parameters
+    return argument in _parameters(type(asked).forward)
+
+
+@cache
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    # Of a class's own method only: what is patched into one model may hold that model, which a cache must not.
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def _decode(
@@ -129,23 +141,18 @@ def _decode(
     temperature: float,
     top_p: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    takes_positions, takes_logits_to_keep = accepts(model, "position_ids"), accepts(model, "logits_to_keep")
     width = prompt_ids.shape[1]
-    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1).long()
+    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1)
     position_ids = positions(attention)
     running = prompt_mask.new_ones(len(prompt_ids))
-    inputs, seen, cache = prompt_ids, 0, None
+    inputs, seen = prompt_ids, 0
     tokens, log_probs, masks = [], [], []
+    next_logits = _plain_logits(model, prompt_mask) or _model_logits(model)
     for step in range(max_new_tokens):
-        arguments: dict[str, Any] = {"attention_mask": attention[:, : width + step], "use_cache": True}
-        if takes_logits_to_keep:
-            # Of a long prompt only the last logits matter; all of them would be (B, P, V).
-            arguments["logits_to_keep"] = 1
-        if takes_positions:
-            arguments["position_ids"] = position_ids[:, seen : width + step]
-        output = model(input_ids=inputs, past_key_values=cache, **arguments)
-        cache, seen = output.past_key_values, width + step
-        log_p = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        until = width + step
+        logits = next_logits(inputs, attention[:, :until], position_ids[:, seen:until])
+        seen = until
+        log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
         token = _draw(log_p, running, top_p, generator)
         token = torch.where(running, token, pad_token)
         tokens.append(token)
@@ -159,13 +166,52 @@ def _decode(
     return torch.stack(tokens, 1), torch.stack(log_probs, 1), torch.stack(masks, 1)
 
 
+NextLogits = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""New tokens ``(B, T)``, the mask of all tokens so far ``(B, S)``, positions ``(B, T)``: the last logits ``(B, V)``."""
+
+
+def _model_logits(model: nn.Module) -> NextLogits:
+    """Through the model's own ``forward``, which keeps the cache of one sequence of calls."""
+    takes_positions, takes_logits_to_keep = accepts(model, "position_ids"), accepts(model, "logits_to_keep")
+    cache = None
+
+    def next_logits(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        nonlocal cache
+        arguments: dict[str, Any] = {"attention_mask": mask.long(), "use_cache": True}
+        if takes_logits_to_keep:
+            # Of a long prompt only the last logits matter; all of them would be (B, P, V).
+            arguments["logits_to_keep"] = 1
+        if takes_positions:
+            arguments["position_ids"] = position_ids
+        output = model(input_ids=inputs, past_key_values=cache, **arguments)
+        cache = output.past_key_values
+        return output.logits[:, -1]
+
+    return next_logits
+
+
+def _plain_logits(model: nn.Module, prompt_mask: Tensor) -> NextLogits | None:
+    """The same bits in less time, for a model that `PlainLlama` stands for."""
+    plain = PlainLlama.of(model)
+    if plain is None:
+        return None
+    padded = not bool(prompt_mask.all())
+    cache: Cache = []
+
+    def next_logits(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        return plain.logits(inputs, position_ids, mask if padded else None, keep=1, cache=cache)[:, -1]
+
+    return next_logits
+
+
 def _draw(log_p: Tensor, running: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
     """One token of each row; every row draws, so that a row's end does not shift its neighbours' random numbers."""
     p = log_p.exp()
     broken = p.isnan().any(-1)
-    if bool((broken & running).any()):
-        raise ValueError(f"the model's logits hold NaN for {int((broken & running).sum())} sequence(s)")
-    p = torch.where(broken[:, None], 1.0, p)
+    if bool(broken.any()):
+        if bool((broken & running).any()):
+            raise ValueError(f"the model's logits hold NaN for {int((broken & running).sum())} sequence(s)")
+        p = torch.where(broken[:, None], 1.0, p)
     if top_p < 1:
         ordered, order = p.sort(dim=-1, descending=True)
         # A token stays while the mass before it is below top_p: the set reaches top_p, and is never empty.
