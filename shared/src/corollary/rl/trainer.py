@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -142,8 +143,9 @@ class Trainer:
         self.head = head
         self.device = next(model.parameters()).device
         self.prompts = task.prompts("train")
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self.parameters,
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -302,10 +304,12 @@ class Trainer:
         # The normalisers are the mini-batch's, so that the micro-batches' losses add up to the mini-batch's loss.
         kept = batch.mask.sum(-1)
         token_count, sequence_count = float(kept.sum()), float((kept > 0).sum())
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         loss = 0.0
         for rows in parts:
-            micro = batch.rows(rows)
+            # A mini-batch in one part that no method has changed is what its own rows would give once more.
+            micro = batch if len(parts) == 1 and shared is None else batch.rows(rows)
             stats = shared if shared is not None else self._score(micro.rollouts, self.algorithm.update_stats)
             micro_loss = aggregate(
                 self.algorithm.token_loss(micro, stats),
@@ -320,7 +324,7 @@ class Trainer:
             with torch.no_grad():
                 for name, (total, count) in self.algorithm.update_metrics(micro, stats).items():
                     _add(totals[name], total, count)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm).item()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._training_error(f"the loss is {loss} and the gradient norm {norm}")
         self.optimizer.step()
@@ -400,7 +404,9 @@ class Trainer:
         self.algorithm.load_state_dict(state["algorithm"])
 
 
+@lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    # An epoch lasts many steps, and a step touches two at most unless the task has very few prompts.
     return np.random.default_rng([seed, epoch]).permutation(count).tolist()
 
 
@@ -418,6 +424,7 @@ def _masked_mean(values: Tensor, mask: Tensor) -> float:
 
 
 def _mixed_groups(rollouts: Rollouts) -> float:
-    groups = rollouts.group_ids.unique()
-    mixed = [rollouts.rewards[rollouts.group_ids == g].unique().numel() > 1 for g in groups]
-    return sum(mixed) / len(groups)
+    rewards: dict[int, set[float]] = defaultdict(set)
+    for group, reward in zip(rollouts.group_ids.tolist(), rollouts.rewards.tolist(), strict=True):
+        rewards[group].add(reward)
+    return sum(len(different) > 1 for different in rewards.values()) / len(rewards)
