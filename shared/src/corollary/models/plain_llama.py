@@ -5,6 +5,10 @@ general mask, a cache object) takes about as long as the arithmetic. Here are th
 the same order, so logits and gradients have the same bits, without the wrapping.
 """
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,10 +25,11 @@ _KNOWN = {
 }
 """Module and name of every class that the forward pass below stands for."""
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-Cache = list[tuple[Tensor, Tensor]]
+Past = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, ``(B, heads, S, head_dim)``."""
+
+Attend = Callable[[int, Tensor, Tensor, Tensor, float], Tensor]
+"""Number of the layer, queries, keys and values of all tokens as rows, scale: what each token takes in, as rows."""
 
 
 class PlainLlama:
@@ -55,6 +60,20 @@ class PlainLlama:
             object.__setattr__(model, "_corollary_plain_agrees", agreed)
         return cls(model) if agreed else None
 
+    @classmethod
+    def required(cls, model: nn.Module) -> "PlainLlama":
+        """The view.
+
+        Raises:
+            ValueError: `PlainLlama.of` gives none.
+        """
+        if (plain := cls.of(model)) is None:
+            raise ValueError(
+                "share_prompts needs a plain transformers LlamaForCausalLM in evaluation mode on a CPU (attention sdpa, "
+                f"one key head per query head, no hooks, adapters or autocast), got a {type(model).__name__} that is none"
+            )
+        return plain
+
     def logits(
         self,
         input_ids: Tensor,
@@ -62,7 +81,7 @@ class PlainLlama:
         mask: Tensor | None,
         *,
         keep: int,
-        cache: Cache | None = None,
+        past: Past | None = None,
     ) -> Tensor:
         """Next-token logits.
 
@@ -71,42 +90,91 @@ class PlainLlama:
             position_ids: Their positions, ``(B, T)``.
             mask: True on the real ones of all tokens so far, ``(B, S)`` with ``S >= T``; None if all are real.
             keep: Logits are those of the last ``keep`` tokens.
-            cache: Keys and values of the ``S - T`` tokens before; is extended in place. An empty list begins one.
+            past: Keys and values of the ``S - T`` tokens before; is extended in place. An empty list begins one.
 
         Returns:
             ``(B, keep, V)``, with the bits of the model's own.
         """
-        top = self.model.model
-        count, length = input_ids.shape
-        hidden = top.embed_tokens(input_ids)
-        cosine, sine = _rotation(top.rotary_emb, hidden, position_ids)
-        attended = _attended(mask, length)
-        causal = attended is None and length > 1
-        for number, layer in enumerate(top.layers):
-            attention, mlp = layer.self_attn, layer.mlp
-            heads = (count, length, -1, attention.head_dim)
-            normed = _normed(layer.input_layernorm, hidden)
-            query = _linear(attention.q_proj, normed).view(heads).transpose(1, 2)
-            key = _linear(attention.k_proj, normed).view(heads).transpose(1, 2)
-            value = _linear(attention.v_proj, normed).view(heads).transpose(1, 2)
-            query = (query * cosine) + (_half_turned(query) * sine)
-            key = (key * cosine) + (_half_turned(key) * sine)
-            if cache is not None:
-                if number < len(cache):
-                    before, values = cache[number]
-                    key, value = torch.cat([before, key], dim=-2), torch.cat([values, value], dim=-2)
-                    cache[number] = (key, value)
+        (count, length), size = input_ids.shape, self.model.model.layers[0].self_attn.head_dim
+        hidden = self.model.model.embed_tokens(input_ids)
+        cosine, sine = (x.unsqueeze(1) for x in _rotation(self.model.model.rotary_emb, hidden, position_ids))
+        attended = None if mask is None else _attended(mask, length)
+
+        def attend(number: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+            query, key, value = (x.view(count, length, -1, size).transpose(1, 2) for x in (query, key, value))
+            query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
+            if past is not None:
+                if number < len(past):
+                    keys, values = past[number]
+                    key, value = torch.cat([keys, key], dim=-2), torch.cat([values, value], dim=-2)
+                    past[number] = (key, value)
                 else:
-                    cache.append((key, value))
-            mixed = functional.scaled_dot_product_attention(
-                query, key, value, attn_mask=attended, scale=attention.scaling, is_causal=causal
-            )
-            mixed = mixed.transpose(1, 2).contiguous().reshape(count, length, -1)
-            hidden = hidden + _linear(attention.o_proj, mixed)
-            normed = _normed(layer.post_attention_layernorm, hidden)
+                    past.append((key, value))
+            return _mixed(query, key, value, attended, scale)
+
+        hidden = self._hidden(hidden.view(count * length, -1), attend)
+        return _linear(self.model.lm_head, hidden.view(count, length, -1)[:, -keep:, :])
+
+    def shared_logits(self, prompt_ids: Tensor, prompt_mask: Tensor, which: Tensor, completion_ids: Tensor) -> Tensor:
+        """The logits that predict each completion token, from one pass in which each prompt is computed once.
+
+        They are those of whole sequences but for rounding: the products have other shapes.
+
+        Args:
+            prompt_ids: Token ids of the different prompts, ``(U, P)``.
+            prompt_mask: True on the real ones, ``(U, P)``; padding is at the left.
+            which: The prompt of each completion, ``(B,)``.
+            completion_ids: ``(B, T)``; padding at the right may hold any token.
+
+        Returns:
+            ``(B, T, V)``; what comes after padding means nothing.
+        """
+        top = self.model.model
+        (prompts, width), count, length = prompt_ids.shape, len(which), completion_ids.shape[1] - 1
+        size = top.layers[0].self_attn.head_dim
+        # The last token predicts nothing. All but attention works on rows, one for each token of either kind.
+        ids = torch.cat([prompt_ids.flatten(), completion_ids[:, :-1].flatten()])
+        real = prompt_mask.long()
+        places = (real.cumsum(-1) - 1).clamp(min=0)
+        after = real.sum(-1)[which][:, None] + torch.arange(length)
+        hidden = top.embed_tokens(ids)
+        rotation = _rotation(top.rotary_emb, hidden, torch.cat([places.flatten(), after.flatten()]))
+        cosine, sine = (x.unsqueeze(1) for x in rotation)
+        padded = not bool(prompt_mask.all())
+        # Without padding one row stands for all.
+        seen = prompt_mask[which] if padded else prompt_mask[:1]
+        seen = torch.cat([seen, seen.new_ones(len(seen), length)], dim=1)
+        before, after_prompt = (_attended(prompt_mask, width) if padded else None), _attended(seen, length)
+        split = [prompts * width, count * length]
+
+        def attend(_: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
+            query, key, value = (x.view(len(ids), -1, size) for x in (query, key, value))
+            query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
+            (q, query), (k, key), (v, value) = (x.split(split) for x in (query, key, value))
+            q, k, v = (x.view(prompts, width, -1, size).transpose(1, 2) for x in (q, k, v))
+            rows = [_mixed(q, k, v, before, scale)]
+            if length:
+                query, key, value = (x.view(count, length, -1, size).transpose(1, 2) for x in (query, key, value))
+                key, value = torch.cat([k[which], key], dim=2), torch.cat([v[which], value], dim=2)
+                rows.append(_mixed(query, key, value, after_prompt, scale))
+            return torch.cat(rows)
+
+        of_prompts, of_completions = self._hidden(hidden, attend).split(split)
+        first = of_prompts.view(prompts, width, -1)[:, -1][which]
+        hidden = torch.cat([first[:, None], of_completions.view(count, length, first.shape[-1])], dim=1)
+        return _linear(self.model.lm_head, hidden)
+
+    def _hidden(self, rows: Tensor, attend: Attend) -> Tensor:
+        """Embeddings to last hidden states, one row for each token; only ``attend`` knows which belong together."""
+        for number, layer in enumerate(self.model.model.layers):
+            attention, mlp = layer.self_attn, layer.mlp
+            normed = _normed(layer.input_layernorm, rows)
+            query, key, value = (_linear(x, normed) for x in (attention.q_proj, attention.k_proj, attention.v_proj))
+            rows = rows + _linear(attention.o_proj, attend(number, query, key, value, attention.scaling))
+            normed = _normed(layer.post_attention_layernorm, rows)
             gated = functional.silu(_linear(mlp.gate_proj, normed)) * _linear(mlp.up_proj, normed)
-            hidden = hidden + _linear(mlp.down_proj, gated)
-        return _linear(self.model.lm_head, _normed(top.norm, hidden)[:, -keep:, :])
+            rows = rows + _linear(mlp.down_proj, gated)
+        return _normed(self.model.model.norm, rows)
 
 
 def _stands_for(model: nn.Module) -> bool:
@@ -128,14 +196,24 @@ def _stands_for(model: nn.Module) -> bool:
         or torch.compiler.is_compiling()
     ):
         return False
-    for module in model.modules():
+    left: list[nn.Module] = [model]
+    while left:
+        module = left.pop()
         kind, own = type(module), vars(module)
-        if (kind.__module__, kind.__name__) not in _KNOWN or "forward" in own or any(own[name] for name in _HOOKS):
+        if not _is_known(kind, kind.forward) or "forward" in own:
             return False
-        # Patched for all models of the class. A list of modules has no forward pass to patch.
-        if kind.forward.__module__ != kind.__module__ and kind.__name__ != "ModuleList":
+        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["_backward_hooks"] or own["_backward_pre_hooks"]:
             return False
+        left.extend(own["_modules"].values())
     return True
+
+
+@cache
+def _is_known(kind: type[nn.Module], forward: Callable[..., Any]) -> bool:
+    """Whether it is one of these classes, and nobody replaced its ``forward`` for all of its modules."""
+    if (kind.__module__, kind.__name__) not in _KNOWN:
+        return False
+    return kind.__name__ == "ModuleList" or forward.__module__ == kind.__module__
 
 
 @torch.no_grad()
@@ -148,7 +226,7 @@ def _agrees(model: nn.Module) -> bool:
         mask[1, :padding] = False
         places = (mask.long().cumsum(-1) - 1).clamp(min=0)
         seen = mask if padding else None
-        ours: Cache = []
+        ours: Past = []
         theirs = None
         for tokens, start, stop in ((ids, 0, 3), (ids[:, :1], 3, 4)):
             output = model(
@@ -164,7 +242,7 @@ def _agrees(model: nn.Module) -> bool:
                 places[:, start:stop],
                 None if seen is None else seen[:, :stop],
                 keep=stop - start,
-                cache=ours,
+                past=ours,
             )
             if not torch.equal(logits, output.logits):
                 return False
@@ -186,18 +264,25 @@ def _rotation(rotary: nn.Module, like: Tensor, position_ids: Tensor) -> tuple[Te
     angles = position_ids[..., None].float() * rotary.inv_freq.to(torch.float)
     angles = torch.cat((angles, angles), dim=-1)
     cosine, sine = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling
-    return cosine.to(like.dtype).unsqueeze(1), sine.to(like.dtype).unsqueeze(1)
+    return cosine.to(like.dtype), sine.to(like.dtype)
 
 
-def _half_turned(x: Tensor) -> Tensor:
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     half = x.shape[-1] // 2
-    return torch.cat((-x[..., half:], x[..., :half]), dim=-1)
+    return (x * cosine) + (torch.cat((-x[..., half:], x[..., :half]), dim=-1) * sine)
 
 
-def _attended(mask: Tensor | None, length: int) -> Tensor | None:
+def _mixed(query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None, scale: float) -> Tensor:
+    """Attention of ``(B, heads, T, head_dim)``, as rows ``(B T, heads head_dim)``; without a mask it is causal."""
+    causal = attended is None and query.shape[2] > 1
+    mixed = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask=attended, scale=scale, is_causal=causal
+    )
+    return mixed.transpose(1, 2).contiguous().view(query.shape[0] * query.shape[2], -1)
+
+
+def _attended(mask: Tensor, length: int) -> Tensor:
     """Which tokens each of the newest ``length`` sees: real ones, up to itself, ``(B, 1, length, S)``."""
-    if mask is None:
-        return None
     real = mask[:, None, None, :]
     if length == 1:
         return real

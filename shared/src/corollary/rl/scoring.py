@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from corollary.kernels import HeadNotFoundError, TokenStats, language_head, model_token_stats, token_stats
-from corollary.models.plain_llama import PlainLlama
+from corollary.models import PlainLlama
 from corollary.rl.batch import Rollouts
-from corollary.rollout import accepts, positions
+from corollary.rollout import accepts, different_prompts, positions
 
 HEADS = ("auto", "logits", "linear")
 """What ``head`` accepts."""
@@ -28,6 +28,7 @@ def score(
     stats: Collection[str] = ("log_prob",),
     backend: str = "auto",
     head: str = "auto",
+    share_prompts: bool = False,
 ) -> TokenStats:
     """The statistics of every completion token, from one forward pass.
 
@@ -41,16 +42,33 @@ def score(
             makes logits a chunk at a time (`corollary.kernels.model_token_stats`), which takes less memory and one
             more matrix product in the backward pass. ``"auto"`` is ``"linear"`` on CUDA, and elsewhere for logits of
             at least `LARGE_LOGITS` bytes, if the model's head is found; else ``"logits"``.
+        share_prompts: Run equal prompts through the model once, and hold the logits whatever ``head`` says. Less work,
+            and the same statistics but for rounding; only for a model that `corollary.models.PlainLlama` stands for.
 
     Returns:
         Statistics, each ``(B, T)`` and 0 on padding, differentiable in the model's parameters.
 
     Raises:
-        ValueError: ``head`` is unknown; or it is ``"linear"`` and the model's head is not found (HeadNotFoundError).
+        ValueError: ``head`` is unknown; it is ``"linear"`` and the model's head is not found (HeadNotFoundError); or
+            ``share_prompts`` with a model that it is not for, or with ``head="linear"``.
     """
     if head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}")
+    if share_prompts and head == "linear":
+        raise ValueError("share_prompts holds logits: head must be 'auto' or 'logits', got 'linear'")
     width, length = rollouts.prompt_ids.shape[1], rollouts.completion_ids.shape[1]
+    if share_prompts:
+        rows, which = different_prompts(rollouts.prompt_ids, rollouts.prompt_mask)
+        return token_stats(
+            PlainLlama.required(model).shared_logits(
+                rollouts.prompt_ids[rows], rollouts.prompt_mask[rows], which, rollouts.completion_ids
+            ),
+            rollouts.completion_ids,
+            temperature=temperature,
+            stats=tuple(sorted(stats)),
+            mask=rollouts.completion_mask,
+            backend=backend,
+        )
     ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.completion_mask], dim=1)
     names = tuple(sorted(stats))

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from corollary.kernels import TokenStats
+from corollary.models import PlainLlama
 from corollary.rl.algorithm import Algorithm
 from corollary.rl.batch import Batch, Rollouts
 from corollary.rl.losses import aggregate, binary_mask
@@ -117,6 +118,12 @@ class Trainer:
         on_step: Called with the number of finished steps and the metrics of the last one.
         backend: Of `corollary.kernels.token_stats`.
         head: Of `corollary.rl.score`: whether logits are held whole or made a chunk at a time.
+        share_prompts: Compute each prompt once, not once for each of its completions, when sampling and scoring. It
+            is faster, most where prompts are long, and the numbers differ by rounding, so recorded runs do without;
+            only for a model that `corollary.models.PlainLlama` stands for.
+
+    Raises:
+        ValueError: ``share_prompts`` with another model.
     """
 
     def __init__(
@@ -131,8 +138,12 @@ class Trainer:
         on_step: Callable[[int, Mapping[str, float]], None] | None = None,
         backend: str = "auto",
         head: str = "auto",
+        share_prompts: bool = False,
     ) -> None:
         self.model = model.eval()
+        if share_prompts:
+            PlainLlama.required(self.model)
+        self.share_prompts = share_prompts
         self.task = task
         self.algorithm = algorithm
         self.config = config
@@ -240,6 +251,7 @@ class Trainer:
                 stop_token=self.task.stop_token,
                 temperature=temperature,
                 top_p=self.config.top_p,
+                share_prompts=self.share_prompts,
             )
         with self._timed("reward"):
             completions = [
@@ -359,6 +371,7 @@ class Trainer:
             stats=stats,
             backend=self.backend,
             head=self.head,
+            share_prompts=self.share_prompts,
         )
 
     @contextmanager

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from corollary.models.plain_llama import Cache, PlainLlama
+from corollary.models.plain_llama import Past, PlainLlama
 
 
 class Samples(NamedTuple):
@@ -37,6 +37,7 @@ def sample_completions(
     stop_token: int | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    share_prompts: bool = False,
 ) -> Samples:
     r"""Sample one completion for each prompt.
 
@@ -55,13 +56,15 @@ def sample_completions(
         temperature: :math:`\tau`, larger than 0.
         top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1]; 1 is off. The draw is then
             off-policy: identities over the policy's own samples hold at 1 only.
+        share_prompts: Run equal prompts through the model once. Less work, and logits that differ by rounding, so
+            now and then another token; only for a model that `corollary.models.PlainLlama` stands for.
 
     Returns:
         Samples; ``T`` is the length of the longest completion of the batch.
 
     Raises:
-        ValueError: an option is out of range, a prompt is empty, or the logits of a sequence that is still running
-            hold NaN.
+        ValueError: an option is out of range, a prompt is empty, the logits of a sequence that is still running
+            hold NaN, or ``share_prompts`` for a model that it is not for.
     """
     if not temperature > 0 or temperature == float("inf"):
         raise ValueError(f"temperature must be finite and larger than 0, got {temperature}")
@@ -84,6 +87,7 @@ def sample_completions(
             stop_token,
             temperature,
             top_p,
+            share_prompts,
         )
     finally:
         model.train(was_training)
@@ -140,6 +144,7 @@ def _decode(
     stop_token: int | None,
     temperature: float,
     top_p: float,
+    share_prompts: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     width = prompt_ids.shape[1]
     attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1)
@@ -147,7 +152,7 @@ def _decode(
     running = prompt_mask.new_ones(len(prompt_ids))
     inputs, seen = prompt_ids, 0
     tokens, log_probs, masks = [], [], []
-    next_logits = _plain_logits(model, prompt_mask) or _model_logits(model)
+    next_logits = _plain_logits(model, prompt_mask, share_prompts) or _model_logits(model)
     for step in range(max_new_tokens):
         until = width + step
         logits = next_logits(inputs, attention[:, :until], position_ids[:, seen:until])
@@ -190,18 +195,39 @@ def _model_logits(model: nn.Module) -> NextLogits:
     return next_logits
 
 
-def _plain_logits(model: nn.Module, prompt_mask: Tensor) -> NextLogits | None:
-    """The same bits in less time, for a model that `PlainLlama` stands for."""
-    plain = PlainLlama.of(model)
+def _plain_logits(model: nn.Module, prompt_mask: Tensor, share_prompts: bool) -> NextLogits | None:
+    """The same bits in less time (without ``share_prompts``), for a model that `PlainLlama` stands for."""
+    plain = PlainLlama.required(model) if share_prompts else PlainLlama.of(model)
     if plain is None:
         return None
     padded = not bool(prompt_mask.all())
-    cache: Cache = []
+    past: Past = []
 
     def next_logits(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
-        return plain.logits(inputs, position_ids, mask if padded else None, keep=1, cache=cache)[:, -1]
+        if share_prompts and not past:
+            return of_shared_prompts(inputs, mask, position_ids)
+        return plain.logits(inputs, position_ids, mask if padded else None, keep=1, past=past)[:, -1]
+
+    def of_shared_prompts(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        rows, which = different_prompts(inputs, mask)
+        logits = plain.logits(inputs[rows], position_ids[rows], mask[rows] if padded else None, keep=1, past=past)
+        past[:] = [(keys[which], values[which]) for keys, values in past]
+        return logits[which, -1]
 
     return next_logits
+
+
+def different_prompts(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of prompts ``(B, P)`` a row for each different one, ``(U,)``, and the number of each row's prompt, ``(B,)``."""
+    numbers: dict[tuple[int, ...], int] = {}
+    which, rows = [], []
+    # A token id is not negative, so that -1 tells padding from a token that looks like it.
+    for row, tokens in enumerate(prompt_ids.where(prompt_mask, -1).tolist()):
+        number = numbers.setdefault(tuple(tokens), len(numbers))
+        if number == len(rows):
+            rows.append(row)
+        which.append(number)
+    return torch.tensor(rows, device=prompt_ids.device), torch.tensor(which, device=prompt_ids.device)
 
 
 def _draw(log_p: Tensor, running: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
