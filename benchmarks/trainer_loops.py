@@ -5,6 +5,9 @@ and train on the same number of tokens. Each takes the same optimiser steps: GRP
 ratios clipped to 1 +- 0.2, gradients clipped to norm 1, fused AdamW at a constant rate, 32-bit weights.
 """
 
+import importlib
+import importlib.util
+import io
 import itertools
 import json
 import logging
@@ -12,8 +15,9 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -117,20 +121,24 @@ class FixedLength:
         return [Prompt(tuple(row), None) for row in self.rows]
 
     def prompts(self, split: str) -> list[Prompt]:
+        """The same for both splits: nothing is held out here."""
         return self._prompts
 
     def reward(self, prompt: Prompt | None, completion: Sequence[int]) -> float:
+        """The share, and counts the tokens."""
         self.tokens += len(completion)
         return sum(token < self.vocab_size // 2 for token in completion) / len(completion)
 
     def correct(self, prompt: Prompt, completion: Sequence[int]) -> bool:
+        """Whether all of its tokens count."""
         return self.reward(prompt, completion) == 1.0
 
     def answer_key(self, completion: Sequence[int]) -> tuple[int, ...]:
+        """The completion itself."""
         return tuple(completion)
 
 
-def ours(problem: Problem) -> Timing:
+def ours(problem: Problem, *, share_prompts: bool = False) -> Timing:
     """`corollary.rl.Trainer` with its files of metrics and timings, as in a recorded run."""
     model, task = problem.build(), FixedLength(problem)
     watch = Stopwatch(problem, model)
@@ -145,9 +153,7 @@ def ours(problem: Problem) -> Timing:
         checkpoint_every=10**6,
     )
     algorithm = GRPO(
-        GRPOConfig(
-            clip_low=CLIP, clip_high=CLIP, dual_clip=None, aggregation="grpo", advantage_eps=ADVANTAGE_EPS
-        )
+        GRPOConfig(clip_low=CLIP, clip_high=CLIP, dual_clip=None, aggregation="grpo", advantage_eps=ADVANTAGE_EPS)
     )
 
     def step_done(step: int, _: object) -> None:
@@ -155,7 +161,17 @@ def ours(problem: Problem) -> Timing:
         watch.batch_done(step)
 
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(model, task, algorithm, config, seed=0, directory=Path(folder), on_step=step_done).train()
+        trainer = Trainer(
+            model,
+            task,
+            algorithm,
+            config,
+            seed=0,
+            directory=Path(folder),
+            on_step=step_done,
+            share_prompts=share_prompts,
+        )
+        trainer.train()
         rows = [json.loads(line) for line in (Path(folder) / "timings.jsonl").read_text().splitlines()]
     rows = rows[problem.warm : problem.warm + problem.timed]
     return watch.timing({name: sum(row[f"time/{name}_s"] for row in rows) for name in PHASES})
@@ -204,23 +220,23 @@ def bare(problem: Problem) -> Timing:
     return watch.timing()
 
 
-def trl(problem: Problem) -> Timing:
-    """TRL's `GRPOTrainer` without reports, progress bar, logging, saving, evaluation, checkpointing of activations.
+def trl(problem: Problem, *, its_defaults: bool = False) -> Timing:
+    """TRL's `GRPOTrainer` without reports, progress bar, logging, saving and evaluation.
 
-    Its defaults of bfloat16 and recomputed activations would make it slower here and are off. It tokenizes prompts
-    and decodes completions as always; the tokenizer has one word for each token.
+    In 32 bits and with activations kept, as the others, unless ``its_defaults``: TRL by itself uses bfloat16 autocast
+    and computes activations again in the backward pass. It tokenizes prompts and decodes completions as always; the
+    tokenizer has one word for each token.
     """
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
-        return _trl(problem)
+        return _trl(problem, its_defaults)
 
 
-def _trl(problem: Problem) -> Timing:
+def _trl(problem: Problem, its_defaults: bool) -> Timing:
     logging.disable(logging.WARNING)
-    from datasets import Dataset
+    # By name, since neither is among what the workspace installs.
+    datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
     from transformers import TrainerCallback
-    from trl import GRPOConfig as TRLConfig
-    from trl import GRPOTrainer
 
     model, task = problem.build(), FixedLength(problem)
     watch = Stopwatch(problem, model)
@@ -235,7 +251,7 @@ def _trl(problem: Problem) -> Timing:
         return [task.reward(None, tokens) for tokens in completion_ids]
 
     with tempfile.TemporaryDirectory() as folder:
-        arguments = TRLConfig(
+        arguments = trl.GRPOConfig(
             output_dir=folder,
             max_steps=(problem.warm + problem.timed) * problem.updates,
             per_device_train_batch_size=problem.completions // problem.updates,
@@ -253,19 +269,19 @@ def _trl(problem: Problem) -> Timing:
             weight_decay=0.01,
             seed=0,
             use_cpu=True,
-            bf16=False,
-            gradient_checkpointing=False,
+            bf16=its_defaults,
+            gradient_checkpointing=its_defaults,
             dataloader_pin_memory=False,
             report_to="none",
             disable_tqdm=True,
             logging_strategy="no",
             save_strategy="no",
         )
-        trainer = GRPOTrainer(
+        trainer = trl.GRPOTrainer(
             model=model,
             reward_funcs=reward,
             args=arguments,
-            train_dataset=Dataset.from_list([{"prompt": " ".join(map(str, row))} for row in task.rows]),
+            train_dataset=datasets.Dataset.from_list([{"prompt": " ".join(map(str, row))} for row in task.rows]),
             processing_class=_tokenizer(problem.vocab_size),
             callbacks=[AfterEachStep()],
         )
@@ -274,7 +290,7 @@ def _trl(problem: Problem) -> Timing:
 
 
 def _tokenizer(vocab_size: int) -> Any:
-    """One word for each token of the model; the ids that end and pad lie beyond its vocabulary: it never writes them."""
+    """One word for each token of the model, whose vocabulary lacks the ids that end and pad: it never writes them."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
@@ -288,4 +304,34 @@ def _tokenizer(vocab_size: int) -> Any:
     )
 
 
-TRAINERS: dict[str, Callable[[Problem], Timing]] = {"trl": trl, "bare loop": bare, "corollary": ours}
+TRAINERS: dict[str, Callable[[Problem], Timing]] = {
+    "trl": trl,
+    "trl, its defaults": partial(trl, its_defaults=True),
+    "bare loop": bare,
+    "corollary": ours,
+    "corollary, shared prompts": partial(ours, share_prompts=True),
+}
+"""What is timed, by name."""
+
+
+def absent(name: str) -> str:
+    """Why a trainer cannot run here; empty if it can."""
+    return "trl is not installed" if name.startswith("trl") and importlib.util.find_spec("trl") is None else ""
+
+
+def run(name: str, problem: Problem) -> Timing:
+    """One run of a trainer on one thread.
+
+    Raises:
+        RuntimeError: it did other work than the problem says.
+    """
+    torch.set_num_threads(1)
+    timing = TRAINERS[name](problem)
+    steps = problem.timed * problem.updates
+    tokens = problem.timed * problem.completions * problem.completion_tokens
+    if (timing.optimiser_steps, timing.completion_tokens) != (steps, tokens) or not timing.moved > 0:
+        raise RuntimeError(
+            f"{name} took {timing.optimiser_steps} optimiser steps and sampled {timing.completion_tokens} tokens, "
+            f"expected {steps} and {tokens}; its weights moved by {timing.moved}"
+        )
+    return timing

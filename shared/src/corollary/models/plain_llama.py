@@ -40,7 +40,8 @@ class PlainLlama:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self.model = model
+        # Its modules are transformers' own, which a type checker sees as any module.
+        self.model: Any = model
 
     @classmethod
     def of(cls, model: nn.Module) -> "PlainLlama | None":
@@ -69,8 +70,9 @@ class PlainLlama:
         """
         if (plain := cls.of(model)) is None:
             raise ValueError(
-                "share_prompts needs a plain transformers LlamaForCausalLM in evaluation mode on a CPU (attention sdpa, "
-                f"one key head per query head, no hooks, adapters or autocast), got a {type(model).__name__} that is none"
+                "share_prompts needs a plain transformers LlamaForCausalLM in evaluation mode on a CPU (attention "
+                "sdpa, one key head per query head, no hooks, adapters or autocast), "
+                f"got a {type(model).__name__} that is none"
             )
         return plain
 
@@ -177,7 +179,7 @@ class PlainLlama:
         return _normed(self.model.model.norm, rows)
 
 
-def _stands_for(model: nn.Module) -> bool:
+def _stands_for(model: Any) -> bool:
     if (type(model).__module__, type(model).__name__) != (_LLAMA, "LlamaForCausalLM"):
         return False
     config = model.config
@@ -217,7 +219,7 @@ def _is_known(kind: type[nn.Module], forward: Callable[..., Any]) -> bool:
 
 
 @torch.no_grad()
-def _agrees(model: nn.Module) -> bool:
+def _agrees(model: Any) -> bool:
     """Whether the bits are those of the model, without and with padding and with a cache."""
     ids = torch.arange(6).remainder(model.config.vocab_size).view(2, 3)
     plain = PlainLlama(model)
@@ -249,18 +251,18 @@ def _agrees(model: nn.Module) -> bool:
     return True
 
 
-def _linear(layer: nn.Module, x: Tensor) -> Tensor:
+def _linear(layer: Any, x: Tensor) -> Tensor:
     return functional.linear(x, layer.weight, layer.bias)
 
 
-def _normed(norm: nn.Module, x: Tensor) -> Tensor:
+def _normed(norm: Any, x: Tensor) -> Tensor:
     wide = x.to(torch.float32)
     scaled = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + norm.variance_epsilon)
     return norm.weight * scaled.to(x.dtype)
 
 
 @torch.no_grad()
-def _rotation(rotary: nn.Module, like: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+def _rotation(rotary: Any, like: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
     angles = position_ids[..., None].float() * rotary.inv_freq.to(torch.float)
     angles = torch.cat((angles, angles), dim=-1)
     cosine, sine = angles.cos() * rotary.attention_scaling, angles.sin() * rotary.attention_scaling

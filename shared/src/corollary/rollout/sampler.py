@@ -75,7 +75,10 @@ def sample_completions(
     device = next(model.parameters()).device
     prompt_ids, prompt_mask = left_pad(prompts, pad_token, device=device)
     was_training = model.training
-    model.eval()
+    # Changing the mode takes longer than looking, for a model that is never trained with dropout.
+    switch = any(module.training for module in model.modules())
+    if switch:
+        model.eval()
     try:
         tokens, log_probs, mask = _decode(
             model,
@@ -90,7 +93,8 @@ def sample_completions(
             share_prompts,
         )
     finally:
-        model.train(was_training)
+        if switch:
+            model.train(was_training)
     return Samples(prompt_ids, prompt_mask, tokens, mask, log_probs)
 
 
