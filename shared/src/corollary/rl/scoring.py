@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from corollary.kernels import HeadNotFoundError, TokenStats, language_head, model_token_stats, token_stats
+from corollary.models import PlainLlama
 from corollary.rl.batch import Rollouts
-from corollary.rollout import accepts, positions
+from corollary.rollout import accepts, different_prompts, positions
 
 HEADS = ("auto", "logits", "linear")
 """What ``head`` accepts."""
 
 LARGE_LOGITS = 512 << 20
 """Bytes of a batch's logits from which on ``head="auto"`` goes without them on a CPU too."""
+
+SMALL_LOGITS = 4 << 20
+"""Bytes of a batch's logits up to which a copy without gaps costs less than the look-ups of rows that it spares."""
 
 
 def score(
@@ -24,6 +28,7 @@ def score(
     stats: Collection[str] = ("log_prob",),
     backend: str = "auto",
     head: str = "auto",
+    share_prompts: bool = False,
 ) -> TokenStats:
     """The statistics of every completion token, from one forward pass.
 
@@ -37,40 +42,56 @@ def score(
             makes logits a chunk at a time (`corollary.kernels.model_token_stats`), which takes less memory and one
             more matrix product in the backward pass. ``"auto"`` is ``"linear"`` on CUDA, and elsewhere for logits of
             at least `LARGE_LOGITS` bytes, if the model's head is found; else ``"logits"``.
+        share_prompts: Run equal prompts through the model once, and hold the logits whatever ``head`` says. Less work,
+            and the same statistics but for rounding; only for a model that `corollary.models.PlainLlama` stands for.
 
     Returns:
         Statistics, each ``(B, T)`` and 0 on padding, differentiable in the model's parameters.
 
     Raises:
-        ValueError: ``head`` is unknown; or it is ``"linear"`` and the model's head is not found (HeadNotFoundError).
+        ValueError: ``head`` is unknown; it is ``"linear"`` and the model's head is not found (HeadNotFoundError); or
+            ``share_prompts`` with a model that it is not for, or with ``head="linear"``.
     """
     if head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}")
+    if share_prompts and head == "linear":
+        raise ValueError("share_prompts holds logits: head must be 'auto' or 'logits', got 'linear'")
     width, length = rollouts.prompt_ids.shape[1], rollouts.completion_ids.shape[1]
+    if share_prompts:
+        rows, which = different_prompts(rollouts.prompt_ids, rollouts.prompt_mask)
+        return token_stats(
+            PlainLlama.required(model).shared_logits(
+                rollouts.prompt_ids[rows], rollouts.prompt_mask[rows], which, rollouts.completion_ids
+            ),
+            rollouts.completion_ids,
+            temperature=temperature,
+            stats=tuple(sorted(stats)),
+            mask=rollouts.completion_mask,
+            backend=backend,
+        )
     ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.completion_mask], dim=1)
-    position_ids = positions(mask) if accepts(model, "position_ids") else None
     names = tuple(sorted(stats))
     if head == "linear" or (head == "auto" and _worth_it(model, rollouts)):
         return model_token_stats(
             model,
             ids,
             attention_mask=mask.long(),
-            position_ids=position_ids,
+            position_ids=positions(mask) if accepts(model, "position_ids") else None,
             keep=length,
             temperature=temperature,
             stats=names,
             mask=rollouts.completion_mask,
             backend=backend,
         )
-    arguments: dict[str, Tensor | int | bool] = {"attention_mask": mask.long(), "use_cache": False}
-    if position_ids is not None:
-        arguments["position_ids"] = position_ids
-    if accepts(model, "logits_to_keep"):
-        # The logits at the last prompt token predict the first completion token.
-        arguments["logits_to_keep"] = length + 1
-    logits = model(input_ids=ids, **arguments).logits
+    # The logits at the last prompt token predict the first completion token.
+    if (plain := PlainLlama.of(model)) is not None:
+        logits = plain.logits(ids, positions(mask), None if bool(mask.all()) else mask, keep=length + 1)
+    else:
+        logits = _logits(model, ids, mask, keep=length + 1)
     logits = logits[:, -(length + 1) : -1] if logits.shape[1] == length + 1 else logits[:, width - 1 : -1]
+    if logits.numel() * logits.dtype.itemsize <= SMALL_LOGITS:
+        logits = logits.contiguous()
     return token_stats(
         logits,
         rollouts.completion_ids,
@@ -79,6 +100,16 @@ def score(
         mask=rollouts.completion_mask,
         backend=backend,
     )
+
+
+def _logits(model: nn.Module, ids: Tensor, mask: Tensor, *, keep: int) -> Tensor:
+    """All logits, or the last ``keep`` if the model can be told."""
+    arguments: dict[str, Tensor | int | bool] = {"attention_mask": mask.long(), "use_cache": False}
+    if accepts(model, "position_ids"):
+        arguments["position_ids"] = positions(mask)
+    if accepts(model, "logits_to_keep"):
+        arguments["logits_to_keep"] = keep
+    return model(input_ids=ids, **arguments).logits
 
 
 def _worth_it(model: nn.Module, rollouts: Rollouts) -> bool:

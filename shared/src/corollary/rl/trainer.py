@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from corollary.kernels import TokenStats
+from corollary.models import PlainLlama
 from corollary.rl.algorithm import Algorithm
 from corollary.rl.batch import Batch, Rollouts
 from corollary.rl.losses import aggregate, binary_mask
@@ -116,6 +118,12 @@ class Trainer:
         on_step: Called with the number of finished steps and the metrics of the last one.
         backend: Of `corollary.kernels.token_stats`.
         head: Of `corollary.rl.score`: whether logits are held whole or made a chunk at a time.
+        share_prompts: Compute each prompt once, not once for each of its completions, when sampling and scoring. It
+            is faster, most where prompts are long, and the numbers differ by rounding, so recorded runs do without;
+            only for a model that `corollary.models.PlainLlama` stands for.
+
+    Raises:
+        ValueError: ``share_prompts`` with another model.
     """
 
     def __init__(
@@ -130,8 +138,12 @@ class Trainer:
         on_step: Callable[[int, Mapping[str, float]], None] | None = None,
         backend: str = "auto",
         head: str = "auto",
+        share_prompts: bool = False,
     ) -> None:
         self.model = model.eval()
+        if share_prompts:
+            PlainLlama.required(self.model)
+        self.share_prompts = share_prompts
         self.task = task
         self.algorithm = algorithm
         self.config = config
@@ -142,8 +154,9 @@ class Trainer:
         self.head = head
         self.device = next(model.parameters()).device
         self.prompts = task.prompts("train")
+        self.parameters = list(model.parameters())
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
+            self.parameters,
             lr=config.learning_rate,
             betas=config.betas,
             weight_decay=config.weight_decay,
@@ -238,6 +251,7 @@ class Trainer:
                 stop_token=self.task.stop_token,
                 temperature=temperature,
                 top_p=self.config.top_p,
+                share_prompts=self.share_prompts,
             )
         with self._timed("reward"):
             completions = [
@@ -302,10 +316,12 @@ class Trainer:
         # The normalisers are the mini-batch's, so that the micro-batches' losses add up to the mini-batch's loss.
         kept = batch.mask.sum(-1)
         token_count, sequence_count = float(kept.sum()), float((kept > 0).sum())
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:
+            parameter.grad = None
         loss = 0.0
         for rows in parts:
-            micro = batch.rows(rows)
+            # A mini-batch in one part that no method has changed is what its own rows would give once more.
+            micro = batch if len(parts) == 1 and shared is None else batch.rows(rows)
             stats = shared if shared is not None else self._score(micro.rollouts, self.algorithm.update_stats)
             micro_loss = aggregate(
                 self.algorithm.token_loss(micro, stats),
@@ -320,7 +336,7 @@ class Trainer:
             with torch.no_grad():
                 for name, (total, count) in self.algorithm.update_metrics(micro, stats).items():
                     _add(totals[name], total, count)
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), self.config.max_grad_norm).item()
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm).item()
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise self._training_error(f"the loss is {loss} and the gradient norm {norm}")
         self.optimizer.step()
@@ -355,6 +371,7 @@ class Trainer:
             stats=stats,
             backend=self.backend,
             head=self.head,
+            share_prompts=self.share_prompts,
         )
 
     @contextmanager
@@ -400,7 +417,9 @@ class Trainer:
         self.algorithm.load_state_dict(state["algorithm"])
 
 
+@lru_cache(maxsize=2)
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
+    # An epoch lasts many steps, and a step touches two at most unless the task has very few prompts.
     return np.random.default_rng([seed, epoch]).permutation(count).tolist()
 
 
@@ -418,6 +437,7 @@ def _masked_mean(values: Tensor, mask: Tensor) -> float:
 
 
 def _mixed_groups(rollouts: Rollouts) -> float:
-    groups = rollouts.group_ids.unique()
-    mixed = [rollouts.rewards[rollouts.group_ids == g].unique().numel() > 1 for g in groups]
-    return sum(mixed) / len(groups)
+    rewards: dict[int, set[float]] = defaultdict(set)
+    for group, reward in zip(rollouts.group_ids.tolist(), rollouts.rewards.tolist(), strict=True):
+        rewards[group].add(reward)
+    return sum(len(different) > 1 for different in rewards.values()) / len(rewards)

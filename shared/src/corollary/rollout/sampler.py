@@ -1,11 +1,14 @@
 """Batched sampling from a causal language model with a key-value cache."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from corollary.models.plain_llama import Past, PlainLlama
 
 
 class Samples(NamedTuple):
@@ -34,6 +37,7 @@ def sample_completions(
     stop_token: int | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    share_prompts: bool = False,
 ) -> Samples:
     r"""Sample one completion for each prompt.
 
@@ -52,13 +56,15 @@ def sample_completions(
         temperature: :math:`\tau`, larger than 0.
         top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1]; 1 is off. The draw is then
             off-policy: identities over the policy's own samples hold at 1 only.
+        share_prompts: Run equal prompts through the model once. Less work, and logits that differ by rounding, so
+            now and then another token; only for a model that `corollary.models.PlainLlama` stands for.
 
     Returns:
         Samples; ``T`` is the length of the longest completion of the batch.
 
     Raises:
-        ValueError: an option is out of range, a prompt is empty, or the logits of a sequence that is still running
-            hold NaN.
+        ValueError: an option is out of range, a prompt is empty, the logits of a sequence that is still running
+            hold NaN, or ``share_prompts`` for a model that it is not for.
     """
     if not temperature > 0 or temperature == float("inf"):
         raise ValueError(f"temperature must be finite and larger than 0, got {temperature}")
@@ -69,7 +75,10 @@ def sample_completions(
     device = next(model.parameters()).device
     prompt_ids, prompt_mask = left_pad(prompts, pad_token, device=device)
     was_training = model.training
-    model.eval()
+    # Changing the mode takes longer than looking, for a model that is never trained with dropout.
+    switch = any(module.training for module in model.modules())
+    if switch:
+        model.eval()
     try:
         tokens, log_probs, mask = _decode(
             model,
@@ -81,9 +90,11 @@ def sample_completions(
             stop_token,
             temperature,
             top_p,
+            share_prompts,
         )
     finally:
-        model.train(was_training)
+        if switch:
+            model.train(was_training)
     return Samples(prompt_ids, prompt_mask, tokens, mask, log_probs)
 
 
@@ -115,7 +126,16 @@ def accepts(model: nn.Module, argument: str) -> bool:
     A PEFT model passes everything on to the model that it wraps, so that one is asked.
     """
     wrapped = getattr(model, "get_base_model", None)
-    return argument in inspect.signature((wrapped() if wrapped else model).forward).parameters
+    asked = wrapped() if wrapped else model
+    if "forward" in vars(asked):
+        return argument in inspect.signature(asked.forward).parameters
+    return argument in _parameters(type(asked).forward)
+
+
+@cache
+def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
+    # Of a class's own method only: what is patched into one model may hold that model, which a cache must not.
+    return frozenset(inspect.signature(forward).parameters)
 
 
 def _decode(
@@ -128,24 +148,20 @@ def _decode(
     stop_token: int | None,
     temperature: float,
     top_p: float,
+    share_prompts: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    takes_positions, takes_logits_to_keep = accepts(model, "position_ids"), accepts(model, "logits_to_keep")
     width = prompt_ids.shape[1]
-    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1).long()
+    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1)
     position_ids = positions(attention)
     running = prompt_mask.new_ones(len(prompt_ids))
-    inputs, seen, cache = prompt_ids, 0, None
+    inputs, seen = prompt_ids, 0
     tokens, log_probs, masks = [], [], []
+    next_logits = _plain_logits(model, prompt_mask, share_prompts) or _model_logits(model)
     for step in range(max_new_tokens):
-        arguments: dict[str, Any] = {"attention_mask": attention[:, : width + step], "use_cache": True}
-        if takes_logits_to_keep:
-            # Of a long prompt only the last logits matter; all of them would be (B, P, V).
-            arguments["logits_to_keep"] = 1
-        if takes_positions:
-            arguments["position_ids"] = position_ids[:, seen : width + step]
-        output = model(input_ids=inputs, past_key_values=cache, **arguments)
-        cache, seen = output.past_key_values, width + step
-        log_p = torch.log_softmax(output.logits[:, -1].float() / temperature, dim=-1)
+        until = width + step
+        logits = next_logits(inputs, attention[:, :until], position_ids[:, seen:until])
+        seen = until
+        log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
         token = _draw(log_p, running, top_p, generator)
         token = torch.where(running, token, pad_token)
         tokens.append(token)
@@ -159,13 +175,73 @@ def _decode(
     return torch.stack(tokens, 1), torch.stack(log_probs, 1), torch.stack(masks, 1)
 
 
+NextLogits = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""New tokens ``(B, T)``, the mask of all tokens so far ``(B, S)``, positions ``(B, T)``: the last logits ``(B, V)``."""
+
+
+def _model_logits(model: nn.Module) -> NextLogits:
+    """Through the model's own ``forward``, which keeps the cache of one sequence of calls."""
+    takes_positions, takes_logits_to_keep = accepts(model, "position_ids"), accepts(model, "logits_to_keep")
+    cache = None
+
+    def next_logits(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        nonlocal cache
+        arguments: dict[str, Any] = {"attention_mask": mask.long(), "use_cache": True}
+        if takes_logits_to_keep:
+            # Of a long prompt only the last logits matter; all of them would be (B, P, V).
+            arguments["logits_to_keep"] = 1
+        if takes_positions:
+            arguments["position_ids"] = position_ids
+        output = model(input_ids=inputs, past_key_values=cache, **arguments)
+        cache = output.past_key_values
+        return output.logits[:, -1]
+
+    return next_logits
+
+
+def _plain_logits(model: nn.Module, prompt_mask: Tensor, share_prompts: bool) -> NextLogits | None:
+    """The same bits in less time (without ``share_prompts``), for a model that `PlainLlama` stands for."""
+    plain = PlainLlama.required(model) if share_prompts else PlainLlama.of(model)
+    if plain is None:
+        return None
+    padded = not bool(prompt_mask.all())
+    past: Past = []
+
+    def next_logits(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        if share_prompts and not past:
+            return of_shared_prompts(inputs, mask, position_ids)
+        return plain.logits(inputs, position_ids, mask if padded else None, keep=1, past=past)[:, -1]
+
+    def of_shared_prompts(inputs: Tensor, mask: Tensor, position_ids: Tensor) -> Tensor:
+        rows, which = different_prompts(inputs, mask)
+        logits = plain.logits(inputs[rows], position_ids[rows], mask[rows] if padded else None, keep=1, past=past)
+        past[:] = [(keys[which], values[which]) for keys, values in past]
+        return logits[which, -1]
+
+    return next_logits
+
+
+def different_prompts(prompt_ids: Tensor, prompt_mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Of prompts ``(B, P)`` a row for each different one, ``(U,)``, and the number of each row's prompt, ``(B,)``."""
+    numbers: dict[tuple[int, ...], int] = {}
+    which, rows = [], []
+    # A token id is not negative, so that -1 tells padding from a token that looks like it.
+    for row, tokens in enumerate(prompt_ids.where(prompt_mask, -1).tolist()):
+        number = numbers.setdefault(tuple(tokens), len(numbers))
+        if number == len(rows):
+            rows.append(row)
+        which.append(number)
+    return torch.tensor(rows, device=prompt_ids.device), torch.tensor(which, device=prompt_ids.device)
+
+
 def _draw(log_p: Tensor, running: Tensor, top_p: float, generator: torch.Generator) -> Tensor:
     """One token of each row; every row draws, so that a row's end does not shift its neighbours' random numbers."""
     p = log_p.exp()
     broken = p.isnan().any(-1)
-    if bool((broken & running).any()):
-        raise ValueError(f"the model's logits hold NaN for {int((broken & running).sum())} sequence(s)")
-    p = torch.where(broken[:, None], 1.0, p)
+    if bool(broken.any()):
+        if bool((broken & running).any()):
+            raise ValueError(f"the model's logits hold NaN for {int((broken & running).sum())} sequence(s)")
+        p = torch.where(broken[:, None], 1.0, p)
     if top_p < 1:
         ordered, order = p.sort(dim=-1, descending=True)
         # A token stays while the mass before it is below top_p: the set reaches top_p, and is never empty.
