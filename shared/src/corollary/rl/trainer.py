@@ -116,6 +116,8 @@ class Trainer:
         on_step: Called with the number of finished steps and the metrics of the last one.
         backend: Of `corollary.kernels.token_stats`.
         head: Of `corollary.rl.score`: whether logits are held whole or made a chunk at a time.
+        rollout_batch: Completions that are sampled together; None for all of a step. It bounds the memory of
+            sampling, and another number gives other samples.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Trainer:
         on_step: Callable[[int, Mapping[str, float]], None] | None = None,
         backend: str = "auto",
         head: str = "auto",
+        rollout_batch: int | None = None,
     ) -> None:
         self.model = model.eval()
         self.task = task
@@ -140,6 +143,7 @@ class Trainer:
         self.on_step = on_step
         self.backend = backend
         self.head = head
+        self.rollout_batch = rollout_batch
         self.device = next(model.parameters()).device
         self.prompts = task.prompts("train")
         self.optimizer = torch.optim.AdamW(
@@ -238,6 +242,7 @@ class Trainer:
                 stop_token=self.task.stop_token,
                 temperature=temperature,
                 top_p=self.config.top_p,
+                batch_size=self.rollout_batch,
             )
         with self._timed("reward"):
             completions = [
@@ -377,12 +382,14 @@ class Trainer:
 
     def _identity(self) -> dict[str, str]:
         """What must be the same for a resumed run to be the same run. The number of steps may grow."""
-        return {
+        identity = {
             "seed": str(self.seed),
             "training": str(replace(self.config, steps=1, checkpoint_every=1)),
             "algorithm": f"{type(self.algorithm).__name__}({self.algorithm.config})",
             "task": self.task.name,
         }
+        # Left out where it is not set, so that checkpoints from before it are still read.
+        return identity if self.rollout_batch is None else identity | {"rollout_batch": str(self.rollout_batch)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave.
@@ -390,9 +397,11 @@ class Trainer:
         Raises:
             ValueError: it comes from a run with another seed, task, training configuration or algorithm.
         """
-        for name, ours in self._identity().items():
-            if state["identity"][name] != ours:
-                raise ValueError(f"the checkpoint was made with {name} {state['identity'][name]}, got {name} {ours}")
+        theirs = dict.fromkeys(self._identity(), "all") | state["identity"]
+        for name, value in theirs.items():
+            ours = self._identity().get(name, "all")
+            if value != ours:
+                raise ValueError(f"the checkpoint was made with {name} {value}, got {name} {ours}")
         self.steps_done = state["steps_done"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 
 class Samples(NamedTuple):
@@ -34,6 +35,7 @@ def sample_completions(
     stop_token: int | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    batch_size: int | None = None,
 ) -> Samples:
     r"""Sample one completion for each prompt.
 
@@ -52,6 +54,8 @@ def sample_completions(
         temperature: :math:`\tau`, larger than 0.
         top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1]; 1 is off. The draw is then
             off-policy: identities over the policy's own samples hold at 1 only.
+        batch_size: How many prompts are sampled together, which bounds the memory of the key-value cache; ``None``
+            for all. Each batch draws after the one before it, so another size gives other tokens.
 
     Returns:
         Samples; ``T`` is the length of the longest completion of the batch.
@@ -66,24 +70,38 @@ def sample_completions(
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None, got {batch_size}")
     device = next(model.parameters()).device
     prompt_ids, prompt_mask = left_pad(prompts, pad_token, device=device)
     was_training = model.training
     model.eval()
     try:
-        tokens, log_probs, mask = _decode(
-            model,
-            prompt_ids,
-            prompt_mask,
-            max_new_tokens,
-            generator,
-            pad_token,
-            stop_token,
-            temperature,
-            top_p,
-        )
+        parts = [
+            _decode(
+                model,
+                ids,
+                mask,
+                max_new_tokens,
+                generator,
+                pad_token,
+                stop_token,
+                temperature,
+                top_p,
+            )
+            for ids, mask in zip(
+                prompt_ids.split(batch_size or len(prompt_ids)),
+                prompt_mask.split(batch_size or len(prompt_ids)),
+                strict=True,
+            )
+        ]
     finally:
         model.train(was_training)
+    longest = max(tokens.shape[1] for tokens, _, _ in parts)
+    tokens, log_probs, mask = (
+        torch.cat([pad(part, (0, longest - part.shape[1]), value=value) for part in of])
+        for of, value in zip(zip(*parts, strict=True), (pad_token, 0.0, False), strict=True)
+    )
     return Samples(prompt_ids, prompt_mask, tokens, mask, log_probs)
 
 
