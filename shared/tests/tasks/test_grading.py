@@ -128,7 +128,7 @@ class TestMath:
         assert not judged("math", "so it is $2$", "2")
 
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="needs a timer of processor time")
-    def test_expressions_that_would_take_for_ever_are_wrong_and_the_next_is_judged(self, monkeypatch):
+    def test_expressions_that_would_take_for_ever_are_wrong_and_the_next_is_judged(self):
         given_up = EQUALITY.given_up
         assert not judged("math", r"\boxed{9^{9^{9^{9}}} + 1}", "5")
         assert EQUALITY.given_up == given_up + 1

@@ -80,7 +80,9 @@ def child(words, point, log):
     if not process:
         sys.stdout = sys.stderr = open(log, "w")
         plant(point)
-        os._exit(main(words))
+        status = main(words)
+        sys.stdout.flush()
+        os._exit(status)
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
@@ -94,6 +96,7 @@ POINTS = ["rollout", "update", "checkpoint-before", "checkpoint-after", "evaluat
 COMPARED = ("metrics.jsonl", "evaluations.jsonl", "result.json")
 
 
+@pytest.mark.timeout(900)  # sixteen processes: 20 s of processor time, more where others want it too
 @pytest.mark.skipif(not hasattr(os, "fork") or sys.platform == "darwin", reason="forks a process that has loaded torch")
 def test_a_killed_run_goes_on_to_the_same_files(work: Path, words: Words) -> None:
     runs = {point: words(out=point, eval_every="2") for point in ["never", *POINTS]}
