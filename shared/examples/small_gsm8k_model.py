@@ -1,6 +1,6 @@
 """A small language model of GSM8K's text, trained from scratch on a CPU: something to try `corollary train` with.
 
-    uv run --all-packages python examples/small_gsm8k_model.py --out gsm8k-small
+    uv run --all-packages python shared/examples/small_gsm8k_model.py --out gsm8k-small
 
 trains a byte-level BPE tokenizer on the questions and solutions of GSM8K's training set, then a Llama of a few million
 parameters on the same text, and saves both in a folder that transformers (and `corollary train rlvr --model`) loads. It
