@@ -65,7 +65,9 @@ def required(folder: Path) -> set[str]:
 
 def optional(folder: Path) -> set[str]:
     extras = project(folder).get("optional-dependencies", {})
-    return {requirement_name(r) for requirements in extras.values() for r in requirements}
+    names = {requirement_name(r) for requirements in extras.values() for r in requirements}
+    # A distribution such as math-verify is imported as math_verify.
+    return names | {name.replace("-", "_") for name in names}
 
 
 def import_name(folder: Path) -> str:

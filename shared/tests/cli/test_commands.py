@@ -14,7 +14,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> tuple[str, str]:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        ("frobnicate", "unknown command 'frobnicate'. There are: list, reproduce, bench, tables, cite"),
+        ("frobnicate", "unknown command 'frobnicate'. There are: list, reproduce, bench, train, tables, cite"),
         ("reprodcue toy-paper", "unknown command 'reprodcue'; did you mean 'reproduce'?"),
         ("--verison", "Unrecognized options: --verison"),
         ("reproduce", "reproduce needs a paper; `corollary list` names them"),

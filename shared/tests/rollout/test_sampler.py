@@ -190,3 +190,29 @@ def test_empty_prompts_are_refused(prompts):
 def test_nan_logits_stop_the_sampling():
     with pytest.raises(ValueError, match=r"NaN for 2 sequence\(s\)"):
         sample(Fixed([0.0, float("nan")]), [[0], [1]])
+
+
+def test_one_batch_gives_the_same_samples_as_no_limit(model):
+    whole, limited = sample(model, PROMPTS), sample(model, PROMPTS, batch_size=len(PROMPTS))
+    assert all(torch.equal(a, b) for a, b in zip(whole, limited, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_batches_are_padded_to_one_width_and_have_the_log_probs_of_the_whole(model, batch_size):
+    seen = []
+    hook = model.register_forward_pre_hook(
+        lambda _, arguments, options: seen.append(len(options["input_ids"])), with_kwargs=True
+    )
+    samples = sample(model, PROMPTS, batch_size=batch_size, max_new_tokens=5)
+    hook.remove()
+    assert max(seen) == batch_size
+    stats = score(model, rollouts_of(samples))
+    mask = samples.completion_mask
+    assert samples.completion_ids.shape == mask.shape == samples.log_probs.shape
+    assert (samples.completion_ids[~mask] == 12).all()
+    torch.testing.assert_close(samples.log_probs, stats.log_prob, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_size_below_one_is_refused(model):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, or None, got 0"):
+        sample(model, PROMPTS, batch_size=0)

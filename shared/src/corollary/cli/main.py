@@ -17,18 +17,19 @@ from corollary.cli.errors import UsageError
 from corollary.cli.listing import List
 from corollary.cli.reproduce import Reproduce
 from corollary.cli.tables import Tables
+from corollary.cli.train import Train
 from corollary.papers.matching import unknown
 
 DESCRIPTION = """Research papers you can install, run and check.
 
 Each installed paper carries its claims as code. `corollary reproduce SLUG` measures them and computes a verdict for
-each; `corollary bench SUITE` compares methods. `corollary COMMAND --help` explains a command; `corollary --version`
-prints the version.
+each; `corollary bench SUITE` compares methods; `corollary train rlvr` trains a model of yours.
+`corollary COMMAND --help` explains a command; `corollary --version` prints the version.
 
 Exit status: 0 = ran, and every exact claim holds; 1 = a claim that must hold failed, or something could not be run;
 2 = bad usage or unreadable files, with one line that says which; 130 = stopped by Ctrl-C."""
 
-COMMANDS = {"list": List, "reproduce": Reproduce, "bench": Bench, "tables": Tables, "cite": Cite}
+COMMANDS = {"list": List, "reproduce": Reproduce, "bench": Bench, "train": Train, "tables": Tables, "cite": Cite}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return getattr(interrupt, "status", 130)
 
 
-def parse(words: Sequence[str]) -> List | Reproduce | Bench | Tables | Cite:
+def parse(words: Sequence[str]) -> List | Reproduce | Bench | Train | Tables | Cite:
     """The command that these words ask for.
 
     Raises:

@@ -13,7 +13,8 @@ import zlib
 from collections.abc import Callable, Generator
 from pathlib import Path
 
-from corollary.data.registry import Dataset, find_dataset
+from corollary.data.questions import find_file
+from corollary.data.registry import DataFile
 
 FOLDER_VARIABLE = "COROLLARY_DATA"
 """The environment variable that names the user's folder of data sets."""
@@ -42,7 +43,7 @@ def cache_folder() -> Path:
 
 
 def fetch(
-    dataset: str | Dataset,
+    dataset: str | DataFile,
     *,
     folder: str | os.PathLike[str] | None = None,
     download: bool = True,
@@ -55,7 +56,7 @@ def fetch(
     further. Processes that need the same file at once download it once.
 
     Args:
-        dataset: A name in `DATASETS`, in any case, or an entry of your own.
+        dataset: A name in `DATASETS` or `QUESTIONS`, in any case, or an entry of your own.
         folder: A folder to look in before the cache.
         download: Whether a file that is not on this machine may be downloaded.
         progress: Whether a download shows a line, and a bar on a terminal. Both go to the error stream.
@@ -72,7 +73,7 @@ def fetch(
     Warns:
         UserWarning: No digest is on record for this data set. The warning names the digest of the file.
     """
-    entry = find_dataset(dataset) if isinstance(dataset, str) else dataset
+    entry = find_file(dataset) if isinstance(dataset, str) else dataset
     own = _own_folder(folder)
     cache = cache_folder()
     found = (_look_up(entry, own) if own is not None else None) or _look_up(entry, cache)
@@ -89,7 +90,7 @@ def fetch(
     return found
 
 
-def _check(entry: Dataset, path: Path, *, compressed: bool, label: str) -> str:
+def _check(entry: DataFile, path: Path, *, compressed: bool, label: str) -> str:
     """Compare a file with its entry; `label` is what an error calls it. Returns its SHA-256, decompressed."""
     expected = f"expected SHA-256 {entry.sha256 or 'not on record'}"
     if entry.bytes is not None:
@@ -124,7 +125,7 @@ def _own_folder(folder: str | os.PathLike[str] | None) -> Path | None:
     return path
 
 
-def _look_up(entry: Dataset, folder: Path) -> Path | None:
+def _look_up(entry: DataFile, folder: Path) -> Path | None:
     if not folder.is_dir():
         return None
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
@@ -134,7 +135,7 @@ def _look_up(entry: Dataset, folder: Path) -> Path | None:
     return None
 
 
-def _unavailable(entry: Dataset, reason: str) -> str:
+def _unavailable(entry: DataFile, reason: str) -> str:
     name = f"{entry.file} or {entry.file}.gz"
     return (
         f"{entry.name} is not on this machine and {reason} (URL: {entry.url}); place {name} in a folder and set "
@@ -142,7 +143,7 @@ def _unavailable(entry: Dataset, reason: str) -> str:
     )
 
 
-def _download(entry: Dataset, url: str, cache: Path, progress: bool) -> Path:
+def _download(entry: DataFile, url: str, cache: Path, progress: bool) -> Path:
     import pooch
     from filelock import FileLock
 
@@ -211,7 +212,7 @@ class _Bar:
 
 
 @contextlib.contextmanager
-def _progress_bar(entry: Dataset, shown: bool) -> Generator[_Bar | None]:
+def _progress_bar(entry: DataFile, shown: bool) -> Generator[_Bar | None]:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 

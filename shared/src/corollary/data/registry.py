@@ -1,4 +1,4 @@
-"""The known data sets: origin, digest, shape and licence of each file."""
+"""The known tables of time series: origin, digest, shape and licence of each file."""
 
 import re
 from collections.abc import Mapping
@@ -9,8 +9,8 @@ from corollary.papers.matching import unknown
 
 
 @dataclass(frozen=True, kw_only=True)
-class Dataset:
-    """One table of a multivariate time series, as its origin publishes it.
+class DataFile:
+    """One file as its origin publishes it: where it comes from, and how to recognise it.
 
     Raises:
         ValueError: A field is outside its range.
@@ -19,7 +19,7 @@ class Dataset:
     name: str
     """Name in the papers, such as `ETTh2`. Lookups ignore case."""
     file: str
-    """File name of the table when it is not compressed. A copy may be called this, or this with `.gz`."""
+    """File name when it is not compressed. A copy may be called this, or this with `.gz`."""
     url: str | None
     """Address of a version that cannot change, compressed if it ends in `.gz`. `None` where there is none: place
     the file in the folder that `COROLLARY_DATA` names."""
@@ -29,15 +29,7 @@ class Dataset:
     bytes: int | None
     """Size of the decompressed file, `None` where it is not on record."""
     rows: int
-    """Time steps: lines without the header."""
-    columns: int
-    """Variables, without the date."""
-    step: str
-    """Nominal time between two rows, as pandas writes it: `15min`, `1h`, `1D`."""
-    irregular_steps: int = 0
-    """How many steps between neighbouring rows differ from the nominal one."""
-    dated: bool = True
-    """Whether the file has a header whose first name is `date`. If not, it has neither names nor dates."""
+    """What it holds: the time steps of a series, or the questions of a benchmark; a header does not count."""
     licence: str
     """What the origin says about use and redistribution."""
     attribution: str
@@ -52,9 +44,31 @@ class Dataset:
             raise ValueError(f"url must start with http:// or https://, or be None, got {self.url!r}")
         if self.sha256 is not None and not re.fullmatch(r"[0-9a-f]{64}", self.sha256):
             raise ValueError(f"sha256 must be 64 lower-case hexadecimal digits, or None, got {self.sha256!r}")
-        for field in ("rows", "columns"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be >= 1, got {getattr(self, field)}")
+        if self.rows < 1:
+            raise ValueError(f"rows must be >= 1, got {self.rows}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(DataFile):
+    """One table of a multivariate time series.
+
+    Raises:
+        ValueError: A field is outside its range.
+    """
+
+    columns: int
+    """Variables, without the date."""
+    step: str
+    """Nominal time between two rows, as pandas writes it: `15min`, `1h`, `1D`."""
+    irregular_steps: int = 0
+    """How many steps between neighbouring rows differ from the nominal one."""
+    dated: bool = True
+    """Whether the file has a header whose first name is `date`. If not, it has neither names nor dates."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.columns < 1:
+            raise ValueError(f"columns must be >= 1, got {self.columns}")
 
 
 _ETT = "https://raw.githubusercontent.com/zhouhaoyi/ETDataset/1d16c8f4f943005d613b5bc962e9eeb06058cf07/ETT-small/"

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from corollary.reproduce.display import Display
 from corollary.reproduce.estimate import Estimate
@@ -51,8 +51,15 @@ def check_writable(folder: Path) -> None:
         raise OutputError(f"cannot write to the folder {folder}: {error.strerror or error}") from error
 
 
+class Lines(Protocol):
+    """What warnings are shown on."""
+
+    def note(self, text: str) -> None:
+        """One line that stays."""
+
+
 @contextlib.contextmanager
-def warnings_as_lines(display: Display) -> Generator[None, None, None]:
+def warnings_as_lines(display: Lines) -> Generator[None, None, None]:
     """Show warnings of this process as one line each, without tearing the display."""
 
     def show(message: Warning | str, *_: object, **__: object) -> None:

@@ -45,6 +45,10 @@ METRICS: dict[str, str] = {
 """What the trainer logs each step; an algorithm's own metrics are in its ``metrics``."""
 
 
+_UNSET = {"rollout_batch": "None", "share_prompts": "False"}
+"""Options that a checkpoint from before they existed says nothing of."""
+
+
 class TrainingError(RuntimeError):
     """Training cannot go on: a loss or a gradient is not finite."""
 
@@ -121,6 +125,8 @@ class Trainer:
         share_prompts: Compute each prompt once, not once for each of its completions, when sampling and scoring. It
             is faster, most where prompts are long, and the numbers differ by rounding, so recorded runs do without;
             only for a model that `corollary.models.PlainLlama` stands for.
+        rollout_batch: Completions that are sampled together; None for all of a step. It bounds the memory of
+            sampling, and another number gives other samples.
 
     Raises:
         ValueError: ``share_prompts`` with another model.
@@ -139,6 +145,7 @@ class Trainer:
         backend: str = "auto",
         head: str = "auto",
         share_prompts: bool = False,
+        rollout_batch: int | None = None,
     ) -> None:
         self.model = model.eval()
         if share_prompts:
@@ -152,6 +159,7 @@ class Trainer:
         self.on_step = on_step
         self.backend = backend
         self.head = head
+        self.rollout_batch = rollout_batch
         self.device = next(model.parameters()).device
         self.prompts = task.prompts("train")
         self.parameters = list(model.parameters())
@@ -252,6 +260,7 @@ class Trainer:
                 temperature=temperature,
                 top_p=self.config.top_p,
                 share_prompts=self.share_prompts,
+                batch_size=self.rollout_batch,
             )
         with self._timed("reward"):
             completions = [
@@ -399,6 +408,8 @@ class Trainer:
             "training": str(replace(self.config, steps=1, checkpoint_every=1)),
             "algorithm": f"{type(self.algorithm).__name__}({self.algorithm.config})",
             "task": self.task.name,
+            "rollout_batch": str(self.rollout_batch),
+            "share_prompts": str(self.share_prompts),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -407,9 +418,10 @@ class Trainer:
         Raises:
             ValueError: it comes from a run with another seed, task, training configuration or algorithm.
         """
+        theirs = _UNSET | state["identity"]
         for name, ours in self._identity().items():
-            if state["identity"][name] != ours:
-                raise ValueError(f"the checkpoint was made with {name} {state['identity'][name]}, got {name} {ours}")
+            if theirs[name] != ours:
+                raise ValueError(f"the checkpoint was made with {name} {theirs[name]}, got {name} {ours}")
         self.steps_done = state["steps_done"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from corollary.models.plain_llama import Past, PlainLlama
 
@@ -38,6 +39,7 @@ def sample_completions(
     temperature: float = 1.0,
     top_p: float = 1.0,
     share_prompts: bool = False,
+    batch_size: int | None = None,
 ) -> Samples:
     r"""Sample one completion for each prompt.
 
@@ -58,6 +60,8 @@ def sample_completions(
             off-policy: identities over the policy's own samples hold at 1 only.
         share_prompts: Run equal prompts through the model once. Less work, and logits that differ by rounding, so
             now and then another token; only for a model that `corollary.models.PlainLlama` stands for.
+        batch_size: How many prompts are sampled together, which bounds the memory of the key-value cache; ``None``
+            for all. Each batch draws after the one before it, so another size gives other tokens.
 
     Returns:
         Samples; ``T`` is the length of the longest completion of the batch.
@@ -72,6 +76,8 @@ def sample_completions(
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, got {max_new_tokens}")
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, or None, got {batch_size}")
     device = next(model.parameters()).device
     prompt_ids, prompt_mask = left_pad(prompts, pad_token, device=device)
     was_training = model.training
@@ -80,21 +86,33 @@ def sample_completions(
     if switch:
         model.eval()
     try:
-        tokens, log_probs, mask = _decode(
-            model,
-            prompt_ids,
-            prompt_mask,
-            max_new_tokens,
-            generator,
-            pad_token,
-            stop_token,
-            temperature,
-            top_p,
-            share_prompts,
-        )
+        parts = [
+            _decode(
+                model,
+                ids,
+                mask,
+                max_new_tokens,
+                generator,
+                pad_token,
+                stop_token,
+                temperature,
+                top_p,
+                share_prompts,
+            )
+            for ids, mask in zip(
+                prompt_ids.split(batch_size or len(prompt_ids)),
+                prompt_mask.split(batch_size or len(prompt_ids)),
+                strict=True,
+            )
+        ]
     finally:
         if switch:
             model.train(was_training)
+    longest = max(tokens.shape[1] for tokens, _, _ in parts)
+    tokens, log_probs, mask = (
+        torch.cat([pad(part, (0, longest - part.shape[1]), value=value) for part in of])
+        for of, value in zip(zip(*parts, strict=True), (pad_token, 0.0, False), strict=True)
+    )
     return Samples(prompt_ids, prompt_mask, tokens, mask, log_probs)
 
 
