@@ -20,7 +20,7 @@ from corollary.forecasting import (
     streaming_state,
 )
 from corollary.runs import load_checkpoint, save_checkpoint
-from corollary_proceed import Proceed, ProceedForecaster
+from corollary_proceed import Proceed, ProceedForecaster, clip_norm
 from corollary_proceed.exact_adaptation import HORIZON, LOOKBACK, VARIATES, backbones, batch
 from corollary_proceed.exact_online import ROWS, START, make_forecaster, series
 from corollary_proceed.forecaster import ValidationPass
@@ -420,3 +420,71 @@ def test_a_run_with_covariates_is_the_run_without_for_a_backbone_that_reads_none
         rows = Stream(values, lookback=LOOKBACK, horizon=HORIZON, variates=VARIATES)
         results.append(prequential(make_forecaster(), rows, range(START, ROWS - HORIZON)))
     assert results[0].squared.tolist() == results[1].squared.tolist()
+
+
+# The control: the drift of a random other time
+
+
+def control(*, other_times: bool = True, seed: int = 1) -> ProceedForecaster:
+    tuned = make_forecaster("convolution", seed=seed)
+    return ProceedForecaster(tuned.model, tuned._whole_optimizer, other_times=other_times)
+
+
+@pytest.mark.usefixtures("dropout")
+def test_updates_and_forecasts_are_adapted_to_drifts_that_earlier_forecasts_met(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forecaster, used, met = control(), [], []
+    model = forecaster.model
+    estimated, generate = model.estimated_drift, model.generator.forward
+
+    def watched(x: Tensor) -> Tensor:
+        found = estimated(x)
+        if not model.training:
+            met.append(found.clone())
+        return found
+
+    def generated(drift: Tensor) -> list[Tensor]:
+        used.append((drift.clone(), len(met)))
+        return generate(drift)
+
+    monkeypatch.setattr(model, "estimated_drift", watched)
+    monkeypatch.setattr(model.generator, "forward", generated)
+    prequential(forecaster, stream(), range(START, START + 40))
+    newest = 0
+    for step, (drift, count) in enumerate(used[2:], 2):  # the first update and the first forecast have no other time
+        past = met[: count - step % 2]  # a forecast has already met its own
+        same = [torch.equal(clip_norm(other)[0], drift) for other in past]
+        assert any(same)
+        newest += same[-1]
+    assert newest < len(used) / 3  # one of many
+
+
+def test_the_control_prepares_as_the_method_does() -> None:
+    plain, other = control(other_times=False), control()
+    for forecaster in (plain, other):
+        torch.manual_seed(5)
+        forecaster.prepare(at_start(), range(START - 10, START))
+    assert max(change(values_of(plain.model), values_of(other.model)).values()) == 0
+
+
+def test_the_trace_of_the_control_is_the_drift_that_its_forecasts_met() -> None:
+    forecaster = control()
+    x, _ = batch(2, seed=0)
+    for window in x:
+        forecaster.predict(window)
+        norm = torch.linalg.vector_norm(forecaster.model.estimated_drift(window[None])).detach()
+        assert forecaster.observe() == {"drift_norm": pytest.approx(float(norm), rel=1e-12)}
+
+
+@pytest.mark.usefixtures("dropout")
+def test_a_restored_control_goes_on_bit_identically(tmp_path: Path) -> None:
+    whole = control()
+    torch.manual_seed(3)
+    forecasts(whole, START, 10)
+    save_checkpoint(tmp_path / "state.pt", streaming_state(whole))
+    expected = forecasts(whole, START + 10, 10)
+    other = control(seed=11)
+    torch.manual_seed(99)
+    restore_streaming_state(other, load_checkpoint(tmp_path / "state.pt"))
+    assert torch.equal(forecasts(other, START + 10, 10), expected)

@@ -137,7 +137,9 @@ CHANGED: dict[str, Any] = {
     "shuffle": False,
     "learn_offsets": False,
     "validation_pass": "joint",
+    "other_times": True,
 }
+ONLINE_ONLY = ("learn_offsets", "validation_pass", "other_times")
 
 
 def test_the_method_is_installed() -> None:
@@ -166,12 +168,12 @@ def test_an_unknown_option_is_refused() -> None:
 def test_online_options_share_one_tuning_run() -> None:
     setting = make_setting("ETTh2", "tcn", 24)
     tuned = ProceedMethod().requires(setting, 0)
-    for name in ("learn_offsets", "validation_pass"):
+    for name in ONLINE_ONLY:
         assert replace(ProceedMethod(), **{name: CHANGED[name]}).requires(setting, 0) == tuned
     # judged at a rate of its own, epochs are the same whatever the online rate
     first, second = (ProceedMethod(online_rate=rate, selection_rate=3e-5).requires(setting, 0) for rate in (1e-5, 1e-4))
     assert first == second == tuned
-    for name in set(CHANGED) - {"learn_offsets", "validation_pass"}:
+    for name in set(CHANGED) - set(ONLINE_ONLY):
         assert replace(ProceedMethod(), **{name: CHANGED[name]}).requires(setting, 0) != tuned, name
 
 

@@ -63,8 +63,8 @@ def test_a_backbone_without_a_layer_to_adapt_is_refused() -> None:
 
 
 def test_a_kind_of_layer_that_cannot_be_adapted_is_refused() -> None:
-    with pytest.raises(ValueError, match="must be Linear or Conv1d, got LayerNorm"):
-        plain(adapt=(nn.Linear, nn.LayerNorm))
+    with pytest.raises(ValueError, match="LayerNorm or BatchNorm1d, got GroupNorm"):
+        plain(adapt=(nn.Linear, nn.GroupNorm))
 
 
 @pytest.mark.parametrize("shape", [(LOOKBACK, VARIATES), (2, LOOKBACK - 1, VARIATES), (2, 3, LOOKBACK, VARIATES)])

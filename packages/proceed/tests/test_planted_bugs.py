@@ -251,6 +251,24 @@ def test_every_exact_claim_meets_a_bug():
     assert {identifier for identifier, _ in BUGS} == {claim.id for claim in EXACT}
 
 
+def test_a_control_that_is_given_its_own_drift_turns_its_claim_red(monkeypatch):
+    """Then it is Proceed, so that its own time adds nothing."""
+
+    def run(other_times: bool) -> torch.Tensor:
+        def make():
+            tuned = exact_online.make_forecaster()
+            return ProceedForecaster(tuned.model, tuned._whole_optimizer, other_times=other_times)
+
+        return exact_online.forecasts(make, Stream(exact_online.series(), lookback=20, horizon=5))
+
+    gate = PAPER.claim("C4-other-times").gates[0]
+    assert gate.quantity == "own time adds"
+    assert not torch.equal(run(True), run(False))
+    monkeypatch.setattr(ProceedForecaster, "_drift_of_another_time", lambda self: None)
+    assert torch.equal(run(True), run(False))
+    assert gate.evaluate([0.0] * 5, Level.SCALED).verdict is Verdict.NOT_REPRODUCED
+
+
 def test_the_series_of_the_online_claims_drifts():
     """Otherwise the clip, the reference and the order of steps would hardly matter to them."""
     found = exact_online.forecasts(exact_online.make_forecaster, Stream(exact_online.series(), lookback=20, horizon=5))

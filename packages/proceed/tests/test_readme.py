@@ -1,6 +1,8 @@
 """The tables of the README that are typed by hand say what the runs used."""
 
 import json
+import math
+import statistics
 from pathlib import Path
 
 from corollary.papers import Budget
@@ -62,11 +64,17 @@ def test_seeds():
     assert f"the seeds of the verdicts ({SEEDS[Budget.FULL][0]} to {SEEDS[Budget.FULL][-1]})" in README
 
 
-def measured(claim, quantity):
-    """Mean over seeds in the recorded result."""
+def values_of(claim, quantity):
+    """One value a seed in the recorded result."""
     content = json.loads((RESULTS / f"{claim}.json").read_text(encoding="utf-8"))
     (finding,) = [item for item in content["findings"] if item["quantity"] == quantity]
-    return sum(finding["values"]) / len(finding["values"])
+    return finding["values"]
+
+
+def measured(claim, quantity):
+    """Mean over seeds."""
+    values = values_of(claim, quantity)
+    return sum(values) / len(values)
 
 
 def test_the_figures_beside_the_reference_values_are_the_recorded_ones():
@@ -82,6 +90,16 @@ def test_the_figures_beside_the_reference_values_are_the_recorded_ones():
         ("frozen {} (3.396)", "C2-TCN", "mse frozen", 3),
     ):
         assert words.format(f"{measured(claim, quantity):.{digits}f}") in text
+    for quantity, interval in (
+        ("mse gd", "[3.06, 3.31]"),
+        ("mse proceed", "[2.88, 3.27]"),
+        ("mse frozen", "[3.01, 3.34]"),
+    ):
+        values = values_of("C2-TCN", quantity)
+        half = 2.776445 * statistics.stdev(values) * math.sqrt(1 + 1 / len(values))  # Student's t, 4 degrees of freedom
+        centre = statistics.fmean(values)
+        assert f"[{centre - half:.2f}, {centre + half:.2f}]" == interval
+        assert interval in text
     for claim in ("C2-ETTh2", "C2-ETTh1"):
         assert measured(claim, "clipped") == 1  # "active at every step"
         assert measured(claim, "drift adds") < 0  # "the error is slightly lower"

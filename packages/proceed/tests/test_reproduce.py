@@ -16,7 +16,7 @@ from corollary.reproduce import reproduce
 from corollary.runs import RunStore
 from corollary_proceed import scaled
 from corollary_proceed.claims import PAPER
-from corollary_proceed.experiments import FULL_ONLY, SEEDS, stream_runs, tcn_runs
+from corollary_proceed.experiments import FULL_ONLY, SEEDS, other_times_runs, stream_runs, tcn_runs
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def results(tmp_path_factory):
 def test_claims_on_the_embedded_stream_are_measured_and_get_no_verdict(results):
     _, found = results
     streams = [c.id for c in PAPER.claims if c.level is Level.SCALED and not c.data]
-    assert {"C1-stream", "C2-stream", "C4-stream", "C5", "C8"} == set(streams)
+    assert {"C1-stream", "C2-stream", "C4-stream", "C4-other-times", "C5", "C8"} == set(streams)
     for name in streams:
         assert found[name].error is None
         assert found[name].verdict is Verdict.NO_VERDICT
@@ -126,6 +126,22 @@ def test_shares_of_the_gap_to_the_oracle(tmp_path, monkeypatch):
         "shuffling helps": 0.2,
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
+
+
+def test_shares_with_the_drift_of_another_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(scaled, "oracle_error", lambda seed: 1.0)
+    found = scaled.other_times(measurement(tmp_path, {"frozen": 2.0, "proceed": 1.5, "other times": 2.1}))
+    expected = {"share proceed": 0.5, "share other times": -0.1, "own time adds": 0.6, "mse other times": 2.1}
+    assert found == pytest.approx(expected)
+
+
+def test_the_control_with_other_times_differs_online_only_and_shares_the_tuning():
+    runs = other_times_runs(Budget.FULL, 5)
+    own, other = (dict(runs[name].recipe.options) for name in ("proceed", "other times"))
+    assert other.pop("other_times") is True
+    assert other == own
+    assert runs["proceed"].requires() == runs["other times"].requires()
+    assert runs["proceed"] == stream_runs(Budget.FULL, 5)["proceed"]
 
 
 def test_gaps_of_the_delay(tmp_path):

@@ -20,7 +20,15 @@ from corollary.forecasting import (
     make_optimizer,
     make_setting,
 )
-from corollary.forecasting.backbones.fsnet import CalibratedConvs, FSNet, LastRows, PerVariate, make_fsnet, set_online
+from corollary.forecasting.backbones.fsnet import (
+    CalibratedConvs,
+    FSNet,
+    LastRows,
+    PerVariate,
+    make_fsnet,
+    set_online,
+    turns_around,
+)
 from corollary.forecasting.fsnet import FSNetForecaster, FSNetMethod, fsnet_setting
 
 
@@ -525,3 +533,13 @@ def test_the_forecaster_learns_a_constant() -> None:
     for _ in range(15):
         forecaster.update(x, y)
     assert error() < 0.3 * before
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_fast_cosine_decides_as_that_of_torch(seed: int) -> None:
+    fast, slow = normal(40, 3, 2, 3, seed=seed).float(), normal(40, 3, 2, 3, seed=seed + 50).float()
+    slow[0] = 0  # no gradient yet
+    cosine = functional.cosine_similarity(fast.flatten(1), slow.flatten(1), eps=1e-6)
+    for limit in (-0.75, 0.0, *cosine[:5].tolist()):  # also where rounding would decide
+        assert torch.equal(turns_around(fast, slow, limit), cosine < limit)
+    assert 0 < int((cosine < 0).sum()) < 40

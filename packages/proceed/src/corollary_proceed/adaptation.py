@@ -3,7 +3,8 @@
 Both ways compute the same function; the given modules stay as they are, in place and in type.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,7 +16,16 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from corollary_proceed.generator import AdaptationCoefficients, AdaptationGenerator, LayerShape
 
-AdaptedLayer = nn.Linear | nn.Conv1d
+AdaptedLayer = nn.Linear | nn.Conv1d | nn.LayerNorm | nn.BatchNorm1d
+"""What can be adapted; the Conv1D of GPT-2 too, which needs transformers and is a Linear but for its transpose."""
+
+NORMS = (nn.LayerNorm, nn.BatchNorm1d)
+"""Adapted as well with ``adapt=(nn.Linear, nn.Conv1d, *NORMS)``, the ``all_down_up`` of the official code."""
+
+
+def gpt2_conv1d() -> type[nn.Module] | None:
+    """`transformers.pytorch_utils.Conv1D`, x W + b with W (inputs, outputs), if transformers has been imported."""
+    return getattr(sys.modules.get("transformers.pytorch_utils"), "Conv1D", None)
 
 
 def adaptable_layers(
@@ -23,16 +33,19 @@ def adaptable_layers(
 ) -> dict[str, AdaptedLayer]:
     """The layers that can be adapted, by qualified name.
 
-    Layers inside `torch.nn.MultiheadAttention` are left out: it reads their weights without calling them, so that the
-    two ways of running would differ.
+    Where ``kinds`` has Linear, the Conv1D of GPT-2 is among them. Layers inside `torch.nn.MultiheadAttention` are left
+    out: it reads their weights without calling them, so that the two ways of running would differ.
 
     Raises:
-        ValueError: there is none, one is parametrised by `torch.nn.utils.parametrize`, or ``kinds`` has a type that is
-            neither Linear nor Conv1d.
+        ValueError: there is none, one is parametrised by `torch.nn.utils.parametrize`, a norm layer has no weight or
+            several axes, or ``kinds`` has a type that is none of Linear, Conv1d, LayerNorm and BatchNorm1d.
     """
+    transposed = gpt2_conv1d()
     for kind in kinds:
-        if not issubclass(kind, AdaptedLayer):
-            raise ValueError(f"layers to adapt must be Linear or Conv1d, got {kind.__name__}")
+        if not issubclass(kind, AdaptedLayer) and kind is not transposed:
+            raise ValueError(f"layers to adapt must be Linear, Conv1d, LayerNorm or BatchNorm1d, got {kind.__name__}")
+    if transposed is not None and nn.Linear in kinds:
+        kinds = (*kinds, transposed)
     closed = [name for name, module in network.named_modules() if isinstance(module, nn.MultiheadAttention)]
     found = {
         name: module
@@ -40,19 +53,28 @@ def adaptable_layers(
         if isinstance(module, kinds) and not any(name.startswith(f"{outer}." if outer else "") for outer in closed)
     }
     if not found:
-        names = " or ".join(kind.__name__ for kind in kinds)
+        names = " or ".join(kind.__name__ for kind in kinds if kind is not transposed)
         raise ValueError(f"{type(network).__name__} has no layer to adapt: expected a {names or 'kind of layer'}")
     for name, layer in found.items():
         if is_parametrized(layer) or not {"weight", "bias"} <= layer._parameters.keys():  # pruning replaces them too
             raise ValueError(f"{name} has a parametrised weight, which cannot be scaled; remove the parametrisation")
+        if layer.weight is None:
+            raise ValueError(f"{name} is a {type(layer).__name__} without weight, so that there is nothing to scale")
+        if isinstance(layer, nn.LayerNorm) and layer.weight.ndim > 1:
+            raise ValueError(f"{name} must normalise the last axis alone, got the shape {layer.normalized_shape}")
     return found
 
 
 def shape_of(layer: AdaptedLayer) -> LayerShape:
-    """Sizes of a layer as the generator sees them."""
+    """Sizes of a layer as the generator sees them. A norm layer has outputs only: it mixes no inputs."""
     if isinstance(layer, nn.Linear):
         return LayerShape(layer.out_features, layer.in_features, layer.bias is not None)
-    return LayerShape(layer.out_channels, layer.in_channels, layer.bias is not None)
+    if isinstance(layer, nn.Conv1d):
+        return LayerShape(layer.out_channels, layer.in_channels, layer.bias is not None)
+    if isinstance(layer, NORMS):
+        return LayerShape(len(layer.weight), 0, layer.bias is not None)
+    inputs, outputs = layer.weight.shape
+    return LayerShape(outputs, inputs, layer.bias is not None)
 
 
 def merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> tuple[Tensor, Tensor | None]:
@@ -61,7 +83,7 @@ def merge(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> tuple[Te
     .. math:: \hat\theta = (\beta \alpha^\top) \odot \theta, \qquad \hat b = b + \gamma
 
     The mask is broadcast over kernel positions. In a grouped convolution every row is scaled by the columns of its own
-    group.
+    group. A norm layer, whose weight is a vector, has no :math:`\alpha`.
 
     Args:
         layer: the layer.
@@ -84,6 +106,10 @@ def _mask(layer: AdaptedLayer, coefficients: AdaptationCoefficients) -> Tensor:
     beta, alpha, _ = coefficients
     if isinstance(layer, nn.Linear):
         return torch.outer(beta, alpha)
+    if isinstance(layer, NORMS):
+        return beta
+    if not isinstance(layer, nn.Conv1d):
+        return torch.outer(alpha, beta)
     if layer.groups == 1:
         return torch.outer(beta, alpha).unsqueeze(-1)
     columns = alpha.view(layer.groups, -1).repeat_interleave(layer.out_channels // layer.groups, 0)
@@ -197,12 +223,16 @@ def _pull_back(layer: AdaptedLayer, merged: MergedLayer) -> list[Tensor]:
 def _scale_gradients(layer: AdaptedLayer, coefficients: AdaptationCoefficients, product: Tensor) -> list[Tensor]:
     """The gradients of beta and alpha, from G * theta."""
     beta, alpha, _ = coefficients
+    if isinstance(layer, NORMS):
+        return [product, torch.zeros_like(alpha)]
     if isinstance(layer, nn.Conv1d):
         product = product.sum(-1)
         if layer.groups > 1:  # (groups, rows of a group, columns of a group)
             product = product.unflatten(0, (layer.groups, -1))
             beta, alpha = beta.view(layer.groups, -1), alpha.view(layer.groups, -1)
             return [(product * alpha.unsqueeze(1)).sum(-1).flatten(), (product * beta.unsqueeze(-1)).sum(1).flatten()]
+    elif not isinstance(layer, nn.Linear):
+        product = product.mT
     return [torch.mv(product, alpha), torch.mv(product.mT, beta)]
 
 
@@ -214,9 +244,10 @@ def scaled_forward(
 ) -> Tensor:
     r"""Run the network with one drift per sample, through the activations.
 
-    Every layer computes :math:`\beta \odot \big(\theta\,(\alpha \odot x)\big) + b + \gamma`. A network may fold
-    variates or patches into the batch axis, sample by sample: the scales of a sample then apply to all rows that it
-    became. The batch axis of every layer must come first.
+    Every layer computes :math:`\beta \odot \big(\theta\,(\alpha \odot x)\big) + b + \gamma`, a norm layer the same of
+    its normalised input, without :math:`\alpha`. A network may fold variates or patches into the batch axis, sample by
+    sample: the scales of a sample then apply to all rows that it became. The batch axis of every layer must come
+    first. In training mode batch norm uses the statistics of the batch, so there the two ways differ by nature.
 
     Raises:
         ValueError: a layer's input has no batch axis, or one that is no multiple of the number of samples.
@@ -238,11 +269,7 @@ def _scaling(
     try:
         torch.backends.mha.set_fastpath_enabled(False)
         for name, layer in layers.items():
-            if isinstance(layer, nn.Linear):
-                forward = partial(_scaled_linear, layer, coefficients[name], samples)
-            else:
-                forward = partial(_scaled_conv1d, layer, coefficients[name], samples)
-            vars(layer)["forward"] = forward
+            vars(layer)["forward"] = partial(_scaled(layer), layer, coefficients[name], samples)
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -254,13 +281,42 @@ def _scaling(
                 vars(layer)["forward"] = own
 
 
+def _scaled(layer: AdaptedLayer) -> Callable[..., Tensor]:
+    if isinstance(layer, nn.Conv1d):
+        return _scaled_conv1d
+    return _scaled_norm if isinstance(layer, NORMS) else _scaled_linear
+
+
 def _scaled_linear(layer: nn.Linear, coefficients: AdaptationCoefficients, samples: int, x: Tensor) -> Tensor:
     beta, alpha, gamma = coefficients  # (B, features)
+    weight = layer.weight if isinstance(layer, nn.Linear) else layer.weight.mT  # that of GPT-2's Conv1D
     rows = _by_sample(x, samples, 2).flatten(1, -2)
-    output = functional.linear(rows * alpha.unsqueeze(1), layer.weight) * beta.unsqueeze(1)
+    output = functional.linear(rows * alpha.unsqueeze(1), weight) * beta.unsqueeze(1)
     if gamma is not None:
         output = output + (layer.bias + gamma).unsqueeze(1)
-    return output.reshape(*x.shape[:-1], layer.out_features)
+    return output.reshape(*x.shape[:-1], len(weight))
+
+
+def _scaled_norm(
+    layer: nn.LayerNorm | nn.BatchNorm1d, coefficients: AdaptationCoefficients, samples: int, x: Tensor
+) -> Tensor:
+    beta, _, gamma = coefficients  # (B, features)
+    forward: Any = type(layer).forward  # the instance has been given this function for the time of the call
+    own: dict[str, Any] = layer._parameters
+    bias = own["bias"]
+    _by_sample(x, samples, 2)
+    try:
+        own["bias"] = None  # all else that the layer does, such as following its statistics, stays as it is
+        output = forward(layer, x)
+    finally:
+        own["bias"] = bias
+    # the axis of the features: the last one of layer norm, the second one of batch norm
+    axes = [1] * (x.ndim - 1)
+    axes[-1 if isinstance(layer, nn.LayerNorm) else 0] = -1
+    output = output.unflatten(0, (samples, -1)) * beta.view(samples, 1, *axes)
+    if gamma is not None and bias is not None:
+        output = output + (bias + gamma).view(samples, 1, *axes)
+    return output.flatten(0, 1)
 
 
 def _scaled_conv1d(layer: nn.Conv1d, coefficients: AdaptationCoefficients, samples: int, x: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from corollary_proceed.experiments import (
     delay_runs,
     etth1_runs,
     etth2_runs,
+    other_times_runs,
     stream_runs,
     tcn_runs,
 )
@@ -227,6 +228,21 @@ SCALED = (
         ),
         measure=scaled.closed_gap,
         runs=stream_runs,
+        seeds=SEEDS,
+    ),
+    Claim(
+        id="C4-other-times",
+        statement="The gain needs the drift of the forecast's own time: that of a random other time does not give it.",
+        source="Ablations, on the embedded stream",
+        level=Level.SCALED,
+        gates=(
+            Gate("own time adds", "share closed by Proceed minus that with the drift of a random other time", above=0),
+            Gate("share other times", "share of the gap closed with the drift of a random other time", below=0.15),
+            Gate("share proceed", "share closed by Proceed"),
+            Gate("mse other times", "MSE with the drift of a random other time"),
+        ),
+        measure=scaled.other_times,
+        runs=other_times_runs,
         seeds=SEEDS,
     ),
     Claim(

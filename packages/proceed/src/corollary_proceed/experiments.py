@@ -73,6 +73,16 @@ def stream_runs(budget: Budget, seed: int) -> dict[str, Run]:
     }
 
 
+def other_times_runs(budget: Budget, seed: int) -> dict[str, Run]:
+    """The embedded stream with Proceed adapted to the drift of its own and of a random other time (C4)."""
+    setting = stream(budget)
+    return {
+        "frozen": run(setting, "frozen", seed),
+        "proceed": proceed(setting, seed),
+        "other times": proceed(setting, seed, other_times=True),
+    }
+
+
 def linear_runs(data: str, budget: Budget, seed: int) -> dict[str, Run]:
     """NLinear on a real data set (C1, C2, C4)."""
     setting = real(data, "nlinear", budget)

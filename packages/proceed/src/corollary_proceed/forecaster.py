@@ -27,12 +27,17 @@ class ProceedForecaster(OnlineGD):
     2. the pair becomes the reference;
     3. forecast X_t with the drift against it.
 
+    As a control the network can be adapted to the drift of a random other time instead, so to a drift as large and as
+    probable as its own that says nothing about the present: in updates and forecasts of the online phase every drift
+    is replaced by one drawn from those that earlier forecasts have met. Tuning and `prepare` are the same.
+
     Args:
         model: tuned, for example by `corollary_proceed.tune`.
         optimizer: over its parameters, with the online rate. Online, an optimiser over what still learns goes on with
             its moments.
         learn_offsets: False keeps the generator's offsets fixed online (a control).
         validation_pass: what `prepare` does at each pair.
+        other_times: adapt to the drift of a random other time (a control). The global generator is drawn from.
 
     Raises:
         ValueError: an unknown validation pass.
@@ -45,6 +50,7 @@ class ProceedForecaster(OnlineGD):
         *,
         learn_offsets: bool = True,
         validation_pass: ValidationPass = "alternate",
+        other_times: bool = False,
     ) -> None:
         if validation_pass not in get_args(ValidationPass):
             raise ValueError(
@@ -54,6 +60,8 @@ class ProceedForecaster(OnlineGD):
         self.model: Proceed = model
         self._whole_optimizer = optimizer
         self.learn_offsets, self.validation_pass = learn_offsets, validation_pass
+        self.other_times = other_times
+        self._met: list[Tensor] = []
         self._drift: Tensor | None = None
         self._go_online()
 
@@ -89,7 +97,7 @@ class ProceedForecaster(OnlineGD):
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 parameter.grad = None
-        self.model.online_loss_gradients(x, y)
+        self.model.online_loss_gradients(x, y, self._drift_of_another_time() if self.other_times else None)
         self.optimizer.step()
         self.model.set_reference(x, y)
 
@@ -99,7 +107,18 @@ class ProceedForecaster(OnlineGD):
         with torch.no_grad():
             window = x.unsqueeze(0)
             drift = self._drift = self.model.estimated_drift(window)
+            if self.other_times:
+                other = self._drift_of_another_time()
+                self._met.append(drift)
+                return self.model(window, other).squeeze(0)
             return self.model(window, clip_norm(drift) if self.model.clip else drift).squeeze(0)
+
+    def _drift_of_another_time(self) -> Tensor | None:
+        """One of the drifts that forecasts have met so far, (1, d_c), all as likely; at the first one its own."""
+        if not self._met:
+            return None
+        drift = self._met[int(torch.randint(len(self._met), ()))]
+        return clip_norm(drift) if self.model.clip else drift
 
     def observe(self) -> Mapping[str, float]:
         """The norm of the last forecast's drift, before the clip."""
@@ -108,12 +127,14 @@ class ProceedForecaster(OnlineGD):
     def state_dict(self) -> dict[str, Any]:
         """The model with its reference, and the moments of everything, so that `prepare` can still follow."""
         self._whole_optimizer.state.update(self.optimizer.state)  # moments that began online
-        return {"model": self.model.state_dict(), "optimizer": self._whole_optimizer.state_dict()}
+        met = {"met": torch.cat(self._met)} if self._met else {}
+        return {"model": self.model.state_dict(), "optimizer": self._whole_optimizer.state_dict(), **met}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore both."""
+        """Restore them."""
         self.model.load_state_dict(state["model"])
         self._whole_optimizer.load_state_dict(state["optimizer"])
+        self._met = list(state["met"].split(1)) if "met" in state else []
         self._go_online()
 
     def _go_online(self) -> None:

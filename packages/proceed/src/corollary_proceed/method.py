@@ -82,6 +82,8 @@ class ProceedMethod(OnlineMethod):
     """Whether the generator's offsets learn online."""
     validation_pass: ValidationPass = "alternate"
     """What is learned from the validation rows."""
+    other_times: bool = False
+    """Adapt online to the drift of a random other time (a control); the tuning is the same."""
 
     @classmethod
     def preset(cls, setting: Setting) -> Self:
@@ -133,5 +135,9 @@ class ProceedMethod(OnlineMethod):
         model, optimizer = self.tuning(setting).load(problem, store, seed=seed)
         set_rate(optimizer, self.online_rate)
         return ProceedForecaster(
-            model, optimizer, learn_offsets=self.learn_offsets, validation_pass=self.validation_pass
+            model,
+            optimizer,
+            learn_offsets=self.learn_offsets,
+            validation_pass=self.validation_pass,
+            other_times=self.other_times,
         )

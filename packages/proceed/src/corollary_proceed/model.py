@@ -39,7 +39,8 @@ class Proceed(nn.Module):
         bottleneck_dim: size of the generator's bottleneck (paper: 16 to 64).
         clip: scale drifts back into the unit ball, as the official code does by default.
         share: one bottleneck for all layers of the same name and width.
-        adapt: the kinds of layers that are adapted.
+        adapt: the kinds of layers that are adapted, Linear also being the Conv1D of GPT-2. With norm layers,
+            ``(nn.Linear, nn.Conv1d, *NORMS)``, it is the ``all_down_up`` of the official code.
         ema: weight of the past in an exponential average of the reference concept; 0, as in every published script,
             switches it off. The averaged past carries no gradient.
         freeze_backbone: keep the backbone fixed and learn encoders and generator only.
@@ -202,7 +203,7 @@ class Proceed(nn.Module):
             return self._merged.run(self._merged.merge(self.generator.forward(drift[0])), x)
         return scaled_forward(self.backbone, self._layers, self.coefficients(drift), x)
 
-    def online_loss_gradients(self, x: Tensor, y: Tensor) -> Tensor:
+    def online_loss_gradients(self, x: Tensor, y: Tensor, drift: Tensor | None = None) -> Tensor:
         """Set the gradients of one online step, those of the mean squared error of one adapted forecast.
 
         As `forward` and autograd would give them, but at less cost: in the online phase the drift is a constant, and
@@ -211,6 +212,7 @@ class Proceed(nn.Module):
         Args:
             x: the window (L, N + C).
             y: its label (H, N).
+            drift: takes the place of the estimated drift, (1, d_c).
 
         Returns:
             The error of the forecast, (H, N). The gradients of `online_parameters` are set.
@@ -222,7 +224,8 @@ class Proceed(nn.Module):
             raise ValueError("the generator must be frozen: call freeze_generator() first")
         window = x.unsqueeze(0)
         with torch.no_grad():
-            merged = self._merged.merge(self.generator.forward(self.drift(window)[0]))
+            drift = self.drift(window) if drift is None else drift
+            merged = self._merged.merge(self.generator.forward(drift[0]))
         for layer in merged:
             layer.weight.requires_grad_()
             if layer.bias is not None:

@@ -58,6 +58,19 @@ def closed_gap(measurement: Measurement) -> Mapping[str, float]:
     }
 
 
+def other_times(measurement: Measurement) -> Mapping[str, float]:
+    """C4 on the embedded stream: the share of the gap that is closed with the drift of a random other time."""
+    mse = errors(measurement.runs)
+    gap = mse["frozen"] - oracle_error(measurement.seed)
+    share = {name: (mse["frozen"] - mse[name]) / gap for name in ("proceed", "other times")}
+    return {
+        "own time adds": share["proceed"] - share["other times"],
+        "share other times": share["other times"],
+        "share proceed": share["proceed"],
+        "mse other times": mse["other times"],
+    }
+
+
 def real_data(measurement: Measurement) -> Mapping[str, float]:
     """C1, C2 and C4 with NLinear on a real data set. Gradient descent has its best rate on the test rows."""
     mse = errors(measurement.runs)

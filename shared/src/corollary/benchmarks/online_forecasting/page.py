@@ -27,6 +27,9 @@ CONCLUSIONS = f"""\
 - Options are those that the methods' authors publish for the setting, where there are any, and else defaults. Where
   no rate is published for gradient descent (linear backbones), it is the best of three on the test rows of ETTh2:
   generous to this baseline. No method was tuned for this page.
+- `fsnet` and `onenet` bring networks of their own: about 4 and 14 core-minutes a run on these data, whatever the
+  backbone, beside seconds for most others. A table says so where its budget leaves them out; `--methods` runs them.
+  A record is made of complete runs of one store, so a method joins it when the whole suite is recorded again.
 - Milliseconds per step are medians of update and forecast on one thread, taken while other runs trained on the same
   machine: good for orders of magnitude. [`benchmarks/online.py`](../../benchmarks/README.md) times methods alone.
 - The seeds of the embedded stream are different streams; those of the other data differ in initialisation, order of

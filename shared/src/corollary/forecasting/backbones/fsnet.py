@@ -160,16 +160,33 @@ class CalibratedConvs(nn.Module):
 
     @torch.no_grad()
     def _observe(self, weight: Tensor) -> None:
-        """Follow the gradient that has just arrived; into new tensors, since the backward pass still reads the old."""
+        """Follow the gradient that has just arrived; g into a new tensor, since the backward pass still reads the old.
+
+        Most of an online step is memory traffic, so the rest is done in place.
+        """
         gradient = weight.grad
         assert gradient is not None
         # by hand, since torch's norm is five times slower over an inner axis
-        gradient = gradient * gradient.square().sum(2, keepdim=True).clamp(min=1e-24).rsqrt()
-        self.fast = self.fast.lerp(gradient, 1 - self.FAST)
+        unit = gradient.square()
+        torch.mul(gradient, unit.sum(2, keepdim=True).clamp_(min=1e-24).rsqrt_(), out=unit)
+        self.fast.lerp_(unit, 1 - self.FAST)
         if self.online:
-            cosine = functional.cosine_similarity(self.fast.flatten(1), self.slow.flatten(1), eps=1e-6)
-            self.triggered |= cosine < self.TURN
-        self.slow = self.slow.lerp(gradient, 1 - self.SLOW)
+            self.triggered |= turns_around(self.fast, self.slow, self.TURN)
+        self.slow = torch.lerp(self.slow, unit, 1 - self.SLOW, out=unit)
+
+
+def turns_around(fast: Tensor, slow: Tensor, limit: float) -> Tensor:
+    """Whether the cosine of each pair of the batch is below the limit.
+
+    From three scalar products, which write nothing the size of the weights. Where rounding could decide,
+    `torch.nn.functional.cosine_similarity` does, so that the answer is always its own.
+    """
+    f, s = fast.flatten(1).unsqueeze(1), slow.flatten(1).unsqueeze(1)
+    product, own, other = torch.bmm(f, s.mT), torch.bmm(f, f.mT), torch.bmm(s, s.mT)
+    cosine = (product / (own.sqrt().clamp(min=1e-6) * other.sqrt().clamp(min=1e-6))).flatten()
+    if bool(((cosine - limit).abs() < 1e-3).any()):
+        cosine = functional.cosine_similarity(fast.flatten(1), slow.flatten(1), eps=1e-6)
+    return cosine < limit
 
 
 def _uniform(inputs: int, *shape: int) -> nn.Parameter:
