@@ -235,7 +235,8 @@ def trl(problem: Problem, *, its_defaults: bool = False) -> Timing:
 def _trl(problem: Problem, its_defaults: bool) -> Timing:
     logging.disable(logging.WARNING)
     # By name, since neither is among what the workspace installs.
-    datasets, trl = importlib.import_module("datasets"), importlib.import_module("trl")
+    datasets: Any = importlib.import_module("datasets")
+    trl: Any = importlib.import_module("trl")
     from transformers import TrainerCallback
 
     model, task = problem.build(), FixedLength(problem)
