@@ -590,3 +590,16 @@ def test_itransformer_of_a_problem_reads_four_calendar_features() -> None:
 def test_impossible_itransformer_is_refused(sizes: dict[str, int], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         small_itransformer(**sizes)
+
+
+@pytest.mark.parametrize("columns", [1, 4, 6])
+def test_a_network_that_mixes_columns_refuses_another_number_of_them(columns: int) -> None:
+    with pytest.raises(ValueError, match=rf"x must have the 5 columns that .*, got \(2, 60, {columns}\)"):
+        TCN(5, 4, 3)(torch.randn(2, 60, columns))
+
+
+def test_fewer_columns_than_variates_are_not_broadcast() -> None:
+    patchtst = PatchTST(60, 4, 3, size=HOURLY)
+    for model in (RevIN(TCN(3, 4, 3), 3), RevIN(NLinear(60, 4, 3), 3), patchtst):
+        with pytest.raises(ValueError, match=r"x must have 3 columns or more, got \(2, 60, 1\)"):
+            model(torch.randn(2, 60, 1))

@@ -70,7 +70,13 @@ class RevIN(nn.Module):
         self.bias = nn.Parameter(torch.zeros(variates))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Forecast (B, H, N) from (B, L, N + C)."""
+        """Forecast (B, H, N) from (B, L, N + C).
+
+        Raises:
+            ValueError: fewer columns than variates.
+        """
+        if x.shape[-1] < self.variates:
+            raise ValueError(f"x must have {self.variates} columns or more, got {tuple(x.shape)}")
         series = x[..., : self.variates]
         mean = series.mean(1, keepdim=True).detach()
         deviation = (series.var(1, keepdim=True, unbiased=False) + self.epsilon).sqrt().detach()

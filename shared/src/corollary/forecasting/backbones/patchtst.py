@@ -113,7 +113,13 @@ class PatchTST(nn.Module):
         nn.init.uniform_(self.forecaster.model.encoder.positional_encoder.position_enc, -0.02, 0.02)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Forecast (B, H, N) from (B, L, N + C)."""
+        """Forecast (B, H, N) from (B, L, N + C).
+
+        Raises:
+            ValueError: fewer columns than variates.
+        """
+        if x.shape[-1] < self.variates:
+            raise ValueError(f"x must have {self.variates} columns or more, got {tuple(x.shape)}")
         return self.forecaster(x[..., : self.variates]).prediction_outputs
 
 

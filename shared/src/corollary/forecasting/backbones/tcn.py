@@ -69,7 +69,7 @@ class TCN(nn.Module):
         convolution: Convolution = nn.Conv1d,
     ) -> None:
         super().__init__()
-        self.horizon, self.variates = horizon, variates
+        self.inputs, self.horizon, self.variates = inputs, horizon, variates
         self.input_fc = nn.Linear(inputs, width)
         channels = [width] * (depth + 1) + [output]
         self.blocks = nn.ModuleList(
@@ -88,5 +88,13 @@ class TCN(nn.Module):
         return self.dropout(hidden[..., -1])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Forecast (B, H, N) from (B, L, N + C)."""
+        """Forecast (B, H, N) from (B, L, N + C).
+
+        Raises:
+            ValueError: another number of columns: this network mixes them, so it is made for one number.
+        """
+        if x.shape[-1] != self.inputs:
+            raise ValueError(
+                f"x must have the {self.inputs} columns that the network was made for, got {tuple(x.shape)}"
+            )
         return self.regressor(self.encode(x)).unflatten(-1, (self.horizon, self.variates))
