@@ -1,0 +1,105 @@
+"""What the tests of the TRL engine share: a tiny policy with a tokenizer of its own, prompts, and two trainers on them."""
+
+import string
+
+import pytest
+import torch
+
+from corollary.models import SmallModel
+
+SYMBOLS = ["<end>", *string.digits, "+", "="]
+LENGTH = 5
+
+
+def reward(completions, **_):
+    """Every completion that starts with a small digit is right: an untrained policy gets rewards of both kinds."""
+    return [float(text[:1] in "01234" if text else False) for text in completions]
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(SYMBOLS)}, unk_token="<end>"))
+    words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    return PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>")
+
+
+@pytest.fixture
+def policy():
+    """A function that builds the policy, the same one each time."""
+
+    def build(dtype=torch.float64):
+        torch.set_num_threads(1)
+        model = SmallModel(hidden_size=32, layers=1, heads=2, intermediate_size=48).build(len(SYMBOLS), seed=0)
+        with torch.no_grad():  # a policy with peaked and flat states
+            model.model.embed_tokens.weight.mul_(3)
+        return model.to(dtype)
+
+    return build
+
+
+@pytest.fixture
+def prompts():
+    """Of two lengths, hence padded, and more than a test has time for."""
+    from datasets import Dataset
+
+    return Dataset.from_dict({"prompt": [f"{i}+{j}=" for i in range(7, 13) for j in range(4)]})
+
+
+@pytest.fixture
+def options(tmp_path):
+    """Options of TRL for a run of some steps: plain gradient descent keeps differences as small as they are."""
+    return {
+        "output_dir": str(tmp_path / "out"),
+        "max_steps": 4,
+        "per_device_train_batch_size": 8,
+        "num_generations": 4,
+        "max_completion_length": LENGTH,
+        "learning_rate": 0.5,
+        "lr_scheduler_type": "constant",
+        "optim": "sgd",
+        "max_grad_norm": 0.0,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "bf16": False,
+        "use_cpu": True,
+        "disable_tqdm": True,
+        "gradient_checkpointing": False,
+    }
+
+
+@pytest.fixture
+def trainer_of(tokenizer, prompts, policy):
+    """A function that makes TRL's trainer, or ours if it gets an algorithm; with a list that gets every gradient."""
+    from transformers import TrainerCallback
+
+    from corollary.rl.integrations.trl import AlgorithmGRPOTrainer
+    from trl import GRPOTrainer
+
+    class Gradients(TrainerCallback):
+        def __init__(self):
+            self.steps = []
+
+        def on_pre_optimizer_step(self, args, state, control, model=None, **_):
+            self.steps.append({name: p.grad.clone() for name, p in model.named_parameters()})
+
+    def make(args, algorithm=None, *, kind=None, model=None, data=None, **more):
+        more |= {} if algorithm is None else {"algorithm": algorithm}
+        kind = kind or (GRPOTrainer if algorithm is None else AlgorithmGRPOTrainer)
+        seen = Gradients()
+        trainer = kind(
+            model=policy() if model is None else model,
+            reward_funcs=more.pop("reward_funcs", reward),
+            args=args,
+            train_dataset=prompts if data is None else data,
+            processing_class=tokenizer,
+            callbacks=[seen],
+            **more,
+        )
+        trainer.gradients = seen.steps
+        return trainer
+
+    return make
