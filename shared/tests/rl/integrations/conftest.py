@@ -73,11 +73,11 @@ def options(tmp_path):
 
 @pytest.fixture
 def trainer_of(tokenizer, prompts, policy):
-    """A function that makes TRL's trainer, or ours if it gets an algorithm; with a list that gets every gradient."""
+    """A function that makes TRL's trainer, or ours if it gets an algorithm; which keeps every loss and gradient."""
     from transformers import TrainerCallback
+    from trl import GRPOTrainer
 
     from corollary.rl.integrations.trl import AlgorithmGRPOTrainer
-    from trl import GRPOTrainer
 
     class Gradients(TrainerCallback):
         def __init__(self):
@@ -99,7 +99,29 @@ def trainer_of(tokenizer, prompts, policy):
             callbacks=[seen],
             **more,
         )
-        trainer.gradients = seen.steps
+        trainer.gradients, trainer.losses = seen.steps, []
+        compute_loss = trainer.compute_loss
+
+        def recorded(*args, **options):
+            loss = compute_loss(*args, **options)
+            trainer.losses.append(loss.item())
+            return loss
+
+        trainer.compute_loss = recorded
         return trainer
 
     return make
+
+
+@pytest.fixture
+def worst():
+    """A function: the largest difference between two runs' gradients, relative to the largest gradient of the step."""
+
+    def difference(ours, theirs):
+        assert len(ours.gradients) == len(theirs.gradients) > 0
+        return max(
+            float(max((a[name] - b[name]).abs().max() for name in b) / max(b[name].abs().max() for name in b))
+            for a, b in zip(ours.gradients, theirs.gradients, strict=True)
+        )
+
+    return difference
