@@ -1,4 +1,4 @@
-"""What the tests of the TRL engine share: a tiny policy with a tokenizer of its own, prompts, and two trainers on them."""
+"""What the tests of the TRL engine share: a tiny policy, its tokenizer, prompts, and the two trainers on them."""
 
 import string
 

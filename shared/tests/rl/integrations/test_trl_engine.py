@@ -226,12 +226,14 @@ def test_a_scoring_at_the_second_temperature_would_show(trainer_of, policy, opti
 
 
 def test_rows_in_order_stay_in_order(trainer_of, options):
-    algorithm = SecondSample()
     seen = []
-    loss = algorithm.token_loss
-    algorithm.token_loss = lambda batch, stats: (seen.append(batch.rollouts.temperatures.tolist()), loss(batch, stats))[
-        1
-    ]
+
+    class Ordered(SecondSample):
+        def token_loss(self, batch, stats):
+            seen.append(batch.rollouts.temperatures.tolist())
+            return super().token_loss(batch, stats)
+
+    algorithm = Ordered()
     options = {**options, "steps_per_generation": 2, "gradient_accumulation_steps": 1, "max_steps": 2}
     trainer_of(args_for(algorithm, **options), algorithm).train()
     assert seen == [[25.0] * 8, [1.0] * 8]
