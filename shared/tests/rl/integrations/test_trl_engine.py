@@ -184,7 +184,7 @@ def check_second_sample(trainer, policy):
     expected = score(policy(), second, temperature=1.0).log_prob.detach()
     torch.testing.assert_close(batch.extra.old_log_probs, expected, atol=1e-6, rtol=0)
     hot = batch.extra.old_log_probs[second.completion_mask].mean()
-    assert hot < batch.old_log_probs[first.completion_mask].mean() - 0.5
+    assert hot < batch.old_log_probs[first.completion_mask].mean() - 0.15
 
 
 def test_a_second_sample_is_drawn_at_its_temperature_and_scored_at_the_training_temperature(

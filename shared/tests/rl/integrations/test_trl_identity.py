@@ -93,7 +93,7 @@ def test_dapo_of_trl_divides_by_the_mean_step_of_the_generation_batch(
         return step
 
     monkeypatch.setattr(AlgorithmGRPOTrainer, "_new_mini_batch", counted)
-    options["max_steps"] = 2
+    options |= {"max_steps": 2, "learning_rate": 0.0}  # else the second step would start from different policies
     ours, theirs = both(trainer_of, args, data=equally_long)
     mean = sum(counts) / 2
     assert counts[0] != counts[1]
