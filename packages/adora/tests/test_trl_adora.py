@@ -17,6 +17,7 @@ from corollary_adora.algorithms import Adora
 EXAMPLE = Path(__file__).parents[1] / "examples" / "trl_adora.py"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),  # TRL's, of transformers' names
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),  # a default of transformers, on a CPU
 ]
 
 

@@ -16,6 +16,7 @@ from corollary_aepo import AEPO, AEPOConfig
 EXAMPLE = Path(__file__).parents[1] / "examples" / "trl_aepo.py"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),  # TRL's, of transformers' names
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),  # a default of transformers, on a CPU
 ]
 
 

@@ -17,6 +17,7 @@ from corollary_entropy_dynamics import ClipB, ClipBConfig, clip_b_mask
 EXAMPLE = Path(__file__).parents[1] / "examples" / "trl_entropy_dynamics.py"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),  # TRL's, of transformers' names
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),  # a default of transformers, on a CPU
 ]
 
 

@@ -17,6 +17,7 @@ from corollary_steer.weights import steer_weights
 EXAMPLE = Path(__file__).parents[1] / "examples" / "trl_steer.py"
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*gradient_checkpointing:FutureWarning"),  # TRL's, of transformers' names
+    pytest.mark.filterwarnings("ignore:'pin_memory' argument:UserWarning"),  # a default of transformers, on a CPU
 ]
 
 

@@ -3,14 +3,9 @@
 import json
 import string
 import sys
-import warnings
 from pathlib import Path
 
 import torch
-
-warnings.filterwarnings("ignore")
-torch.set_num_threads(1)
-
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -38,6 +33,7 @@ def reward(completions, **_):
 
 
 def main(out: Path, per_device: int) -> None:
+    torch.set_num_threads(1)
     words = Tokenizer(models.WordLevel({symbol: i for i, symbol in enumerate(SYMBOLS)}, unk_token="<end>"))
     words.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>")
