@@ -86,7 +86,7 @@ class Seen(AEPO):
 
 def run(example, **options):
     algorithm = Seen(AEPOConfig(select="reward", threshold=0.5, reinforce_fraction=0.25, **options))
-    return algorithm, trained(example, algorithm, max_steps=4)
+    return algorithm, trained(example, algorithm, max_steps=4, logging_steps=2)
 
 
 def check(example, algorithm, trainer):
