@@ -1,1 +1,1 @@
-"""Adapters that run Corollary's algorithms in other training engines."""
+"""Adapters that run Corollary's algorithms in other training engines; each module needs its framework."""
