@@ -91,5 +91,5 @@ def test_in_verl_adora_is_verls_grpo_times_the_weights(seed, preset):
     found, returns = core_algos.get_adv_estimator_fn("corollary-adora")(**given, config={"corollary": options})
     torch.testing.assert_close(found, weights[:, None] * grpo, rtol=1e-10, atol=1e-10)
     assert found is returns
-    with pytest.raises(AssertionError):
-        torch.testing.assert_close(found, grpo, rtol=1e-10, atol=1e-10)
+    # The weights show wherever a weighted prompt has a gradient at all.
+    assert torch.equal(found, grpo) == (not bool(grpo[weights != 1].any()))
