@@ -78,7 +78,8 @@ def test_what_adoras_prepare_leaves_out_in_verl_is_the_log_alone():
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("seed", range(5))
+# Samples in which a weight other than 1 meets an advantage other than 0.
+@pytest.mark.parametrize("seed", [0, 2, 4, 5, 6])
 def test_in_verl_adora_is_verls_grpo_times_the_weights(seed, preset):
     core_algos = pytest.importorskip("verl.trainer.ppo.core_algos")
     sample, options = Sample(seed), PRESETS[preset]
