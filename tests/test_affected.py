@@ -93,7 +93,7 @@ def run(*arguments):
 def test_all_prints_the_matrix_of_the_whole_workspace():
     outputs = dict(line.split("=", 1) for line in run("--all").stdout.splitlines())
     members = json.loads(outputs["members"])
-    assert members[0] == {"name": "corollary", "path": "shared", "options": "--all-extras"}
+    assert members[0] == {"name": "corollary", "path": "shared", "options": "--all-extras --no-extra verl"}
     assert {
         "name": "corollary-entropy-dynamics",
         "path": "packages/entropy-dynamics",

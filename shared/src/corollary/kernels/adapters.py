@@ -4,12 +4,13 @@ Each takes the arguments of the function it stands in for, and differs from it i
 bfloat16 and float16 logits, which are never rounded in between; and logits of -inf count as probability 0 instead of
 making the entropy NaN. To use one, replace the name in the module that calls it::
 
-    import trl.trainer.grpo_trainer as grpo
+    import trl.experimental.a2po.a2po_trainer as a2po
     from corollary.kernels import adapters
 
-    grpo.selective_log_softmax = adapters.selective_log_softmax
+    a2po.selective_log_softmax = adapters.selective_log_softmax
 
-Nothing of TRL or verl is imported here.
+TRL's ``GRPOTrainer`` has a fused function of its own since 1.16; `corollary.rl.integrations.trl.AlgorithmGRPOTrainer`
+calls the kernels directly. Nothing of TRL or verl is imported here.
 """
 
 import torch
