@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,9 +13,6 @@ from corollary.kernels import TokenStats
 from corollary.rl.algorithm import RolloutRequest
 from corollary.rl.batch import Batch, Rollouts
 from corollary.rl.integrations.metric_totals import MetricTotals
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator  # ty: ignore[import-not-found]
 
 
 @dataclass
@@ -90,7 +87,7 @@ def rollouts_of(prompt_ids: Tensor, prompt_mask: Tensor, completion_ids: Tensor,
     )
 
 
-def gathered(rollouts: Rollouts, accelerator: "Accelerator") -> Rollouts:
+def gathered(rollouts: Rollouts, accelerator: Any) -> Rollouts:
     """The rollouts of all processes, in the order of their ranks, padded to the widest."""
     if accelerator.num_processes == 1:
         return rollouts
