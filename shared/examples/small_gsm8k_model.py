@@ -8,6 +8,7 @@ learns how a solution looks and not how to solve anything: its accuracy is close
 """
 
 import dataclasses
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ import numpy as np
 import torch
 import tyro
 
+from corollary.data import DataUnavailable
 from corollary.models import SmallModel
 from corollary.tasks.questions import registered_questions
 from corollary.training.choices import default_template
@@ -113,4 +115,7 @@ def train(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    train(tyro.cli(Options, description=__doc__))
+    try:
+        train(tyro.cli(Options, description=__doc__))
+    except DataUnavailable as error:
+        sys.exit(str(error))
