@@ -9,7 +9,7 @@ from typing import Any
 
 from rich.console import Console
 
-from corollary.benchmarks.records import FOLDER, page_of, write_record
+from corollary.benchmarks.records import FOLDER, RecordError, page_of, read_record, write_record
 from corollary.benchmarks.suite import Content, Selection, Suite
 from corollary.papers import Budget
 from corollary.reproduce.display import make_display
@@ -38,6 +38,7 @@ def bench(
     store: RunStore | None = None,
     fresh: bool = False,
     record: bool = False,
+    join: bool = False,
     pool: Callable[..., Any] = Workers,
     console: Console | None = None,
 ) -> Content:
@@ -55,6 +56,8 @@ def bench(
         fresh: Train again what the store has.
         record: Write into the `docs/benchmarks` folder of the checkout that the present folder lies in. The page
             there is written by `corollary tables`. Nothing is recorded when a run failed.
+        join: Add the methods of the selection to the record there, which keeps everything else. Refused where the
+            baseline's errors are not the recorded ones.
         pool: What runs the jobs, such as `corollary.reproduce.workers.Workers`.
         console: Where the display goes; standard output if not given.
 
@@ -63,16 +66,18 @@ def bench(
 
     Raises:
         ValueError: Bad number of workers, or no checkout to record in.
-        SelectionError: A method, data set or option that does not exist, or a damaged data file.
+        SelectionError: A method, data set or option that does not exist, or a damaged data file; `join` with
+            `record`, without methods, with a suite that is only recorded whole, or without a record of the budget.
         OutputError: The files cannot be written.
         StorageError: The run store cannot be written.
-        NotRecorded: A run failed, and `record` was asked for.
+        NotRecorded: A run failed, or the methods do not fit into the record, and `record` or `join` was asked for.
         Interrupted: Stopped by Ctrl-C or a signal; all workers have ended.
     """
     selection = selection if selection is not None else Selection()
     if workers is not None and workers < 1:
         raise ValueError(f"workers must be 1 or more, got {workers}")
-    folder = recorded_folder(selection.budget) if record else out
+    folder = recorded_folder(selection.budget) if record or join else out
+    recorded = _joined_record(suite, selection, folder, record=record) if join else None
     console = console if console is not None else Console()
     display = make_display(console)
     training = Training(
@@ -102,12 +107,16 @@ def bench(
                 }
                 suite.show(content, console)
                 failures = suite.failures(content)
-                if record and failures:
+                if (record or join) and failures:
                     raise NotRecorded(f"nothing is recorded, since a run failed: {failures[0]}")
-                _write(suite, plan, content, training.into, folder, page=not record)
+                if recorded is not None:
+                    content = _write_joined(suite, recorded, content, selection, folder)
+                else:
+                    _write(suite, plan, content, training.into, folder, page=not record)
         except KeyboardInterrupt as interrupt:
             raise Interrupted(training.describe_stop(), 128 + getattr(interrupt, "number", 2)) from None
-    console.print(_describe_files(suite, folder, page=not record), highlight=False, markup=False, soft_wrap=True)
+    written = _describe_files(suite, folder, page=not (record or join), plots=not join)
+    console.print(written, highlight=False, markup=False, soft_wrap=True)
     return content
 
 
@@ -151,6 +160,37 @@ def _write(suite: Suite[Any], plan: Any, content: Content, store: RunStore, fold
         raise OutputError(f"cannot write to {error.filename or folder}: {one_line(error)}") from error
 
 
-def _describe_files(suite: Suite[Any], folder: Path, *, page: bool) -> str:
-    names = f"{suite.name}.json{f', {suite.name}.md' if page else ''} and plots"
+def _joined_record(suite: Suite[Any], selection: Selection, folder: Path, *, record: bool) -> Content:
+    """What methods are to be added to, looked at before anything is trained."""
+    if record:
+        raise SelectionError("a record is either written anew or joined: give one of --record and --join")
+    if not suite.joins:
+        raise SelectionError(f"{suite.name} is only recorded whole: --record, not --join")
+    if not selection.methods:
+        raise SelectionError("--join needs --methods: the methods to add to the record")
+    try:
+        content = read_record(folder / f"{suite.name}.json", suite=suite.name)
+    except RecordError as error:
+        raise SelectionError(str(error)) from error
+    if content.get("budget") != selection.budget.value:
+        raise SelectionError(f"the record is of budget {content.get('budget')}, got {selection.budget}")
+    return content
+
+
+def _write_joined(
+    suite: Suite[Any], recorded: Content, content: Content, selection: Selection, folder: Path
+) -> Content:
+    try:
+        joined = suite.join(recorded, content, selection.methods)
+    except ValueError as error:
+        raise NotRecorded(f"the record stays as it is: {error}") from error
+    try:
+        write_record(joined, folder / f"{suite.name}.json")
+    except OSError as error:
+        raise OutputError(f"cannot write to {error.filename or folder}: {one_line(error)}") from error
+    return joined
+
+
+def _describe_files(suite: Suite[Any], folder: Path, *, page: bool, plots: bool) -> str:
+    names = f"{suite.name}.json{f', {suite.name}.md' if page else ''}{' and plots' if plots else ''}"
     return f"Written to {folder}{os.sep}: {names}" + ("" if page else "; `corollary tables` writes the page")

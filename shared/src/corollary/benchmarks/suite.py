@@ -62,6 +62,8 @@ class Suite(ABC, Generic[P]):
     """As the command line has it, and the stem of its files."""
     selects: ClassVar[tuple[str, ...]]
     """Which of `DIMENSIONS` it has."""
+    joins: ClassVar[bool] = False
+    """Whether `join` adds methods to a record; other suites are only recorded whole."""
 
     def check(self, selection: Selection) -> None:
         """Refuse what this suite would have to ignore.
@@ -104,6 +106,14 @@ class Suite(ABC, Generic[P]):
     @abstractmethod
     def page(self, content: Content) -> str:
         """The page, from a record alone."""
+
+    def join(self, recorded: Content, content: Content, methods: Sequence[str]) -> Content:
+        """A record with the rows of some methods from a later measurement.
+
+        Raises:
+            ValueError: the two do not fit together.
+        """
+        raise NotImplementedError(f"{self.name} is only recorded whole")
 
     @abstractmethod
     def failures(self, content: Content) -> list[str]:

@@ -63,6 +63,9 @@ class Bench:
     record: bool = False
     """Write into docs/benchmarks of this checkout instead, from which `corollary tables` generates the page. Not
     with budget smoke."""
+    join: bool = False
+    """Add the methods of --methods to the record in docs/benchmarks and keep the rest of it, which must be of the same
+    budget. Refused if the baseline's errors are not the recorded ones. Only online-forecasting."""
     fresh: bool = False
     """Train again what the run store already has. A stored run is replaced when its successor is complete."""
 
@@ -79,7 +82,7 @@ class Bench:
         selection = self._selection()
         with as_usage_error(ValueError, ImportError):
             suite = find_suite(self.suite)
-            if self.record:
+            if self.record or self.join:
                 recorded_folder(selection.budget)
             pool = _pool(choose(Executor, self.executor))
         try:
@@ -90,6 +93,7 @@ class Bench:
                     workers=workers,
                     out=self.out,
                     record=self.record,
+                    join=self.join,
                     fresh=self.fresh,
                     pool=pool,
                     console=wide_enough(Console()),

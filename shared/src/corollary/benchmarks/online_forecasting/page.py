@@ -28,8 +28,9 @@ CONCLUSIONS = f"""\
   no rate is published for gradient descent (linear backbones), it is the best of three on the test rows of ETTh2:
   generous to this baseline. No method was tuned for this page.
 - `fsnet` and `onenet` bring networks of their own: about 4 and 14 core-minutes a run on these data, whatever the
-  backbone, beside seconds for most others. A table says so where its budget leaves them out; `--methods` runs them.
-  A record is made of complete runs of one store, so a method joins it when the whole suite is recorded again.
+  backbone, beside seconds for most others. A table says so where its budget leaves them out; `--methods` runs them,
+  and with `--join` they are added to this page if the baseline's errors are the recorded ones. They are then in the
+  table and not in the plot.
 - Milliseconds per step are medians of update and forecast on one thread, taken while other runs trained on the same
   machine: good for orders of magnitude. [`benchmarks/online.py`](../../benchmarks/README.md) times methods alone.
 - The seeds of the embedded stream are different streams; those of the other data differ in initialisation, order of
@@ -47,6 +48,7 @@ def page(content: Mapping[str, Any]) -> str:
         header(content["suite"]),
         "# Online forecasting: methods side by side",
         where_from(content),
+        *[_joined(entry) for entry in content.get("joined", [])],
         PROTOCOL,
         CONCLUSIONS,
         "**Methods.**\n\n" + named(content["methods"], code=True),
@@ -57,6 +59,10 @@ def page(content: Mapping[str, Any]) -> str:
     if content["not_run"]:
         parts += ["## Not run", named(content["not_run"])]
     return "\n\n".join(parts) + "\n"
+
+
+def _joined(entry: Mapping[str, Any]) -> str:
+    return f"Added later: {', '.join(entry['methods'])} on {'; '.join(entry['tables'])}. {where_from(entry)}"
 
 
 def _section(setting: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:

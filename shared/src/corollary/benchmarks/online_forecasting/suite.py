@@ -1,6 +1,6 @@
 """The suite `online-forecasting`: methods on one protocol, over data sets, backbones and horizons."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from corollary.benchmarks.method_rows import print_remarks, print_table, remarks
-from corollary.benchmarks.online_forecasting import page, rows
+from corollary.benchmarks.online_forecasting import joining, page, rows
 from corollary.benchmarks.suite import Content, Selection, Suite
 from corollary.runs import RunRecord, RunStore
 
@@ -26,6 +26,7 @@ class OnlineForecasting(Suite["OnlinePlan"]):
 
     name: ClassVar[str] = "online-forecasting"
     selects: ClassVar[tuple[str, ...]] = ("data", "backbones", "horizons")
+    joins: ClassVar[bool] = True
 
     def plan(self, selection: Selection) -> "OnlinePlan":
         """Decide what runs."""
@@ -63,6 +64,10 @@ class OnlineForecasting(Suite["OnlinePlan"]):
     def page(self, content: Content) -> str:
         """The page of a record."""
         return page.page(content)
+
+    def join(self, recorded: Content, content: Content, methods: Sequence[str]) -> Content:
+        """See `joining`."""
+        return joining.join(recorded, content, methods)
 
     def failures(self, content: Content) -> list[str]:
         """Methods whose runs failed."""
