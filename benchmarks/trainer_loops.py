@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from corollary.models import SmallModel
-from corollary.rl import GRPO, GRPOConfig, TrainConfig, Trainer
+from corollary.rl import GRPO, GRPOConfig, Shortcuts, TrainConfig, Trainer
 from corollary.tasks import Prompt
 
 RATE, CLIP, GRADIENT_NORM, ADVANTAGE_EPS = 1e-4, 0.2, 1.0, 1e-4
@@ -138,7 +138,7 @@ class FixedLength:
         return tuple(completion)
 
 
-def ours(problem: Problem, *, share_prompts: bool = False) -> Timing:
+def ours(problem: Problem, *, shortcuts: Shortcuts | None = None) -> Timing:
     """`corollary.rl.Trainer` with its files of metrics and timings, as in a recorded run."""
     model, task = problem.build(), FixedLength(problem)
     watch = Stopwatch(problem, model)
@@ -169,7 +169,7 @@ def ours(problem: Problem, *, share_prompts: bool = False) -> Timing:
             seed=0,
             directory=Path(folder),
             on_step=step_done,
-            share_prompts=share_prompts,
+            shortcuts=shortcuts,
         )
         trainer.train()
         rows = [json.loads(line) for line in (Path(folder) / "timings.jsonl").read_text().splitlines()]
@@ -310,7 +310,11 @@ TRAINERS: dict[str, Callable[[Problem], Timing]] = {
     "trl, its defaults": partial(trl, its_defaults=True),
     "bare loop": bare,
     "corollary": ours,
-    "corollary, shared prompts": partial(ours, share_prompts=True),
+    "corollary, shared prompts": partial(ours, shortcuts=Shortcuts(share_prompts=True)),
+    "corollary, two shortcuts": partial(ours, shortcuts=Shortcuts(share_prompts=True, sampler_stats=True)),
+    "corollary, all shortcuts": partial(
+        ours, shortcuts=Shortcuts(share_prompts=True, sampler_stats=True, compiled=True)
+    ),
 }
 """What is timed, by name."""
 

@@ -158,7 +158,12 @@ def test_a_model_that_computes_otherwise_speaks_for_itself(monkeypatch):
     assert PlainLlama.of(llama()) is None
 
 
-def rollouts_of(model, *, share_prompts=False, length=6, seed=0):
+def compiles(test):
+    """The compiler's own warnings are not ours, and a cold one takes its time."""
+    return pytest.mark.filterwarnings("ignore")(pytest.mark.timeout(600)(test))
+
+
+def rollouts_of(model, *, share_prompts=False, compiled=False, length=6, seed=0):
     samples = sample_completions(
         model,
         [prompt for prompt in PROMPTS for _ in range(3)],
@@ -167,9 +172,12 @@ def rollouts_of(model, *, share_prompts=False, length=6, seed=0):
         pad_token=12,
         stop_token=13,
         share_prompts=share_prompts,
+        compiled=compiled,
     )
     count = len(samples.prompt_ids)
-    return Rollouts(*samples, rewards=torch.zeros(count), group_ids=torch.arange(count), temperatures=torch.ones(count))
+    return Rollouts(
+        *samples[:5], rewards=torch.zeros(count), group_ids=torch.arange(count), temperatures=torch.ones(count)
+    )
 
 
 @pytest.mark.parametrize("length", [1, 2, 6])
@@ -226,15 +234,63 @@ def test_padding_is_not_taken_for_a_token():
     assert (rows.tolist(), which.tolist()) == ([0, 1], [0, 1, 0, 1])
 
 
+@compiles
+@pytest.mark.parametrize("share", [False, True])
+def test_a_compiled_pass_gives_the_same_samples_statistics_and_gradients(share):
+    model = llama(dtype=torch.float64)
+    rollouts = rollouts_of(model)
+    compiled = rollouts_of(model, share_prompts=share, compiled=True)
+    assert torch.equal(compiled.completion_ids, rollouts.completion_ids)
+    torch.testing.assert_close(compiled.sampling_log_probs, rollouts.sampling_log_probs, rtol=1e-5, atol=1e-5)
+    whole = rollouts.prompt_mask.all(-1)
+    # With padding and without, and in another shape: what is compiled is for all of them.
+    for rows in (torch.arange(len(rollouts)), torch.arange(5), whole.nonzero()[:, 0]):
+        part = rollouts.rows(rows)
+        found = []
+        for options in ({}, {"share_prompts": share, "compiled": True}):
+            stats = score(model, part, stats=("log_prob", "entropy"), **options)
+            (stats.log_prob.sum() + 0.3 * stats.entropy.square().sum()).backward()
+            found.append([stats.log_prob.detach(), stats.entropy.detach(), *gradients(model)])
+        for plain, fused in zip(*found, strict=True):
+            torch.testing.assert_close(fused, plain, rtol=1e-5, atol=1e-5)
+
+
+@compiles
+def test_one_compilation_serves_batches_of_any_shape(monkeypatch):
+    model = llama()
+    model_of = {"eager": 0, "compiled": 0}
+    own = plain_llama.PlainLlama._shared_logits
+
+    def counted(self, *arguments):
+        model_of["compiled" if torch.compiler.is_compiling() else "eager"] += 1
+        return own(self, *arguments)
+
+    monkeypatch.setattr(plain_llama.PlainLlama, "_shared_logits", counted)
+    torch._dynamo.utils.counters.clear()
+    rollouts = rollouts_of(model, length=6)
+    with torch.no_grad():
+        for count in (12, 9, 7, 5):
+            score(model, rollouts.rows(torch.arange(count)), share_prompts=True, compiled=True)
+    assert model_of["eager"] == 0
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 2
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
 def test_sharing_is_refused_where_it_cannot_be():
     model = llama(num_key_value_heads=2)
-    with pytest.raises(ValueError, match="share_prompts needs a plain transformers LlamaForCausalLM"):
+    with pytest.raises(ValueError, match="share_prompts and compiled need a plain transformers LlamaForCausalLM"):
         rollouts_of(model, share_prompts=True)
     rollouts = rollouts_of(model)
-    with pytest.raises(ValueError, match="share_prompts needs a plain transformers LlamaForCausalLM"):
+    with pytest.raises(ValueError, match="share_prompts and compiled need a plain transformers LlamaForCausalLM"):
         score(model, rollouts, share_prompts=True)
     with pytest.raises(ValueError, match="head must be 'auto' or 'logits', got 'linear'"):
         score(model, rollouts, share_prompts=True, head="linear")
+    with pytest.raises(ValueError, match="share_prompts and compiled need a plain"):
+        rollouts_of(model, compiled=True)
+    with pytest.raises(ValueError, match="share_prompts and compiled need a plain"):
+        score(model, rollouts, compiled=True)
+    with pytest.raises(ValueError, match="head must be 'auto' or 'logits', got 'linear'"):
+        score(model, rollouts, compiled=True, head="linear")
 
 
 def test_the_verdict_on_a_model_is_no_part_of_its_state():

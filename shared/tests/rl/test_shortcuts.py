@@ -5,12 +5,14 @@ import torch
 from torch import nn
 
 from corollary.models import PlainLlama, SmallModel
-from corollary.rl import GRPO, Rollouts, TrainConfig, Trainer, make_algorithm
+from corollary.rl import GRPO, Rollouts, Shortcuts, TrainConfig, Trainer, make_algorithm
 from corollary.rl import trainer as trainer_module
 from corollary.rollout import accepts
 from corollary.tasks import Prompt, make_task
 
 TASK = make_task("digit-sum")
+COMPILES = (pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(600))
+"""The compiler's own warnings are not ours."""
 
 
 class Ragged:
@@ -26,12 +28,12 @@ class Ragged:
         return float(completion[0] < 5)
 
 
-def made(algorithm="grpo", *, dtype=torch.float32, share_prompts=False, **options):
+def made(algorithm="grpo", *, dtype=torch.float32, shortcuts=None, **options):
     torch.set_num_threads(1)
     model = SmallModel(hidden_size=32, layers=1, heads=2, intermediate_size=48).build(TASK.vocab_size, seed=0)
     defaults = {"steps": 3, "prompts_per_step": 6, "group_size": 4, "mini_batches": 3, "learning_rate": 1e-2}
     config = TrainConfig(**{**defaults, **options})
-    return Trainer(model.to(dtype), Ragged(), make_algorithm(algorithm), config, seed=0, share_prompts=share_prompts)
+    return Trainer(model.to(dtype), Ragged(), make_algorithm(algorithm), config, seed=0, shortcuts=shortcuts)
 
 
 def run(trainer):
@@ -78,20 +80,47 @@ def without_empty(own):
     return score
 
 
-def test_shared_prompts_train_alike():
-    apart, weights = run(made(dtype=torch.float64))
-    shared, shared_weights = run(made(dtype=torch.float64, share_prompts=True))
-    for ours, theirs in zip(shared, apart, strict=True):
+@pytest.mark.parametrize("algorithm", ["grpo", "entropy-bonus"])
+@pytest.mark.parametrize("shortcut", ["share_prompts", "sampler_stats", pytest.param("compiled", marks=COMPILES)])
+def test_each_shortcut_trains_alike(shortcut, algorithm):
+    apart, weights = run(made(algorithm, dtype=torch.float64))
+    short, short_weights = run(made(algorithm, dtype=torch.float64, shortcuts=Shortcuts(**{shortcut: True})))
+    for ours, theirs in zip(short, apart, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
-    torch.testing.assert_close(shared_weights, weights, rtol=0, atol=1e-4)
-    assert not torch.equal(shared_weights, weights), "it is another order of the sums"
+    torch.testing.assert_close(short_weights, weights, rtol=0, atol=1e-4)
+    if shortcut != "sampler_stats":  # which may well have the bits of scoring, in a model of one layer
+        assert not torch.equal(short_weights, weights), "it is another order of the sums"
 
 
-def test_sharing_prompts_is_refused_for_another_model():
+def test_with_the_samplers_statistics_nothing_is_scored_without_gradient(monkeypatch):
+    scored = []
+    own = trainer_module.score
+    monkeypatch.setattr(trainer_module, "score", lambda *a, **k: scored.append(torch.is_grad_enabled()) or own(*a, **k))
+    run(made(shortcuts=Shortcuts(sampler_stats=True)))
+    assert scored
+    assert all(scored)
+
+
+def test_the_samplers_statistics_are_at_the_training_temperature():
+    options = {"temperature": 1.4, "score_temperature": 0.6, "dtype": torch.float64}
+    (apart, *_), _ = run(made(**options))
+    (short, *_), _ = run(made(**options, shortcuts=Shortcuts(sampler_stats=True)))
+    assert short == pytest.approx(apart, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("shortcut", ["share_prompts", "compiled"])
+def test_a_shortcut_is_refused_for_another_model(shortcut):
     model = SmallModel(hidden_size=32, layers=1, heads=2, intermediate_size=48).build(TASK.vocab_size, seed=0)
     model.set_attn_implementation("eager")
-    with pytest.raises(ValueError, match="share_prompts needs a plain transformers LlamaForCausalLM"):
-        Trainer(model, Ragged(), GRPO(), TrainConfig(), seed=0, share_prompts=True)
+    with pytest.raises(ValueError, match="share_prompts and compiled need a plain transformers LlamaForCausalLM"):
+        Trainer(model, Ragged(), GRPO(), TrainConfig(), seed=0, shortcuts=Shortcuts(**{shortcut: True}))
+
+
+def test_a_run_with_a_shortcut_does_not_go_on_without_it(tmp_path):
+    trainer = made(shortcuts=Shortcuts(sampler_stats=True))
+    trainer.step()
+    with pytest.raises(ValueError, match=r"the checkpoint was made with shortcuts .*sampler_stats=True"):
+        made().load_state_dict(trainer.state_dict())
 
 
 def test_groups_with_two_rewards_are_counted():

@@ -6,7 +6,7 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from corollary.models import SmallModel
 from corollary.rl import Rollouts, score
-from corollary.rollout import left_pad, positions, sample_completions
+from corollary.rollout import left_pad, positions, sample_completions, sampler
 
 V = 14
 
@@ -33,7 +33,7 @@ def sample(model, prompts, seed=0, **options):
 def rollouts_of(samples, temperature=1.0):
     n = len(samples.prompt_ids)
     return Rollouts(
-        *samples, rewards=torch.zeros(n), group_ids=torch.arange(n), temperatures=torch.full((n,), temperature)
+        *samples[:5], rewards=torch.zeros(n), group_ids=torch.arange(n), temperatures=torch.full((n,), temperature)
     )
 
 
@@ -194,7 +194,7 @@ def test_nan_logits_stop_the_sampling():
 
 def test_one_batch_gives_the_same_samples_as_no_limit(model):
     whole, limited = sample(model, PROMPTS), sample(model, PROMPTS, batch_size=len(PROMPTS))
-    assert all(torch.equal(a, b) for a, b in zip(whole, limited, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole[:5], limited[:5], strict=True))
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
@@ -216,3 +216,29 @@ def test_batches_are_padded_to_one_width_and_have_the_log_probs_of_the_whole(mod
 def test_a_batch_size_below_one_is_refused(model):
     with pytest.raises(ValueError, match="batch_size must be at least 1, or None, got 0"):
         sample(model, PROMPTS, batch_size=0)
+
+
+@pytest.mark.parametrize("held", [1, 10**9])
+@pytest.mark.parametrize("temperature", [None, 1.7])
+def test_statistics_of_the_sampler_are_those_of_scoring(model, monkeypatch, held, temperature):
+    monkeypatch.setattr(sampler, "UNREAD_LOGITS", held)
+    names = ("log_prob", "entropy", "sum_p2")
+    samples = sample(model, PROMPTS * 2, temperature=0.7, stats=names, stats_temperature=temperature)
+    rollouts = rollouts_of(samples, 0.7)
+    assert not rollouts.completion_mask.all(), "nothing is padded"
+    scored = score(model, rollouts, temperature=temperature or 0.7, stats=names)
+    for name in names:
+        ours = getattr(samples.stats, name)
+        torch.testing.assert_close(ours, getattr(scored, name).detach(), atol=2e-5, rtol=1e-5)
+        assert (ours[~samples.completion_mask] == 0).all()
+    assert samples.stats.varentropy is None
+
+
+def test_statistics_in_batches_are_those_of_the_whole(model):
+    whole, parts = (sample(model, PROMPTS * 2, stats=("entropy",), top_p=0.01, batch_size=n) for n in (None, 3))
+    assert torch.equal(whole.completion_ids, parts.completion_ids), "the likeliest token, whatever is drawn"
+    torch.testing.assert_close(parts.stats.entropy, whole.stats.entropy, atol=2e-5, rtol=1e-5)
+
+
+def test_no_statistics_unless_they_are_asked_for(model):
+    assert sample(model, PROMPTS).stats is None

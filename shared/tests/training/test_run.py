@@ -13,7 +13,7 @@ import torch
 
 from corollary.cli import main
 from corollary.cli.train import Train
-from corollary.rl import TrainConfig
+from corollary.rl import Shortcuts, TrainConfig
 from corollary.training import Settings
 
 Words = Callable[..., list[str]]
@@ -92,6 +92,32 @@ def test_options_reach_the_algorithm_and_the_batch_of_sampling_is_part_of_the_ru
     assert "out holds another run (rollout_batch 8 there, None here)" in capsys.readouterr().err
 
 
+def test_shortcuts_reach_the_trainer_and_are_part_of_the_run(
+    work: Path, words: Words, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from corollary.rl import trainer
+
+    asked = []
+    own = trainer.sample_completions
+    monkeypatch.setattr(
+        trainer, "sample_completions", lambda *a, **options: asked.append(options) or own(*a, **options)
+    )
+    assert main([*words(steps="2"), "--share-prompts", "--sampler-stats"]) == 0
+    assert asked[0]["share_prompts"]
+    assert "log_prob" in asked[0]["stats"]
+    assert not asked[0]["compiled"]
+    assert main([*words(steps="2"), "--share-prompts"]) == 2
+    assert "holds another run (sampler_stats True there, False here)" in capsys.readouterr().err
+
+    # A folder from before there were shortcuts holds a run without them.
+    assert main(words(steps="2", out="old")) == 0
+    saved = json.loads((work / "old/run.json").read_text())
+    for name in ("share_prompts", "sampler_stats", "compiled"):
+        del saved["settings"][name]
+    (work / "old/run.json").write_text(json.dumps(saved))
+    assert main(words(steps="3", out="old")) == 0
+
+
 def test_an_installed_procedural_task_needs_no_tokenizer(work: Path, words: Words) -> None:
     from corollary.models import SmallModel
 
@@ -134,6 +160,8 @@ def test_the_command_has_every_option_of_training_with_its_default() -> None:
     ours = {field.name: field.default for field in dataclasses.fields(Train)}
     for field in dataclasses.fields(TrainConfig):
         assert ours[field.name] == field.default, field.name
+    for field in dataclasses.fields(Shortcuts):
+        assert ours[field.name] is field.default is False, field.name
     settings = {field.name: field.default for field in dataclasses.fields(Settings)}
     for name in ("max_prompt_length", "max_completion_length", "grader", "dtype", "device", "seed", "stop", "chat"):
         assert ours[name] == settings[name], name

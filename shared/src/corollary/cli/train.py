@@ -54,6 +54,15 @@ class Train:
     rollout_batch: int | None = None
     """Completions that are sampled together; None for all of a step. Bounds the memory of sampling; another number
     gives other samples."""
+    share_prompts: bool = False
+    """Compute each prompt once and not once for each of its completions. Like the next two it saves time, changes
+    numbers by rounding, so that now and then another token is sampled, and is off unless asked for. Only for plain
+    Llama models on a CPU."""
+    sampler_stats: bool = False
+    """Take the log-probabilities of the ratio's denominator from the sampler, without one more forward pass."""
+    compiled: bool = False
+    """Compile the forward and backward pass; takes up to a minute first. For small Llama models and short sequences
+    on a CPU."""
     learning_rate: float = 1e-6
     """AdamW, constant."""
     betas: tuple[float, float] = (0.9, 0.999)
@@ -147,7 +156,7 @@ class Train:
     def _settings(self) -> "Settings":
         import dataclasses
 
-        from corollary.rl import TrainConfig
+        from corollary.rl import Shortcuts, TrainConfig
         from corollary.training import Settings
 
         train = TrainConfig(**{field.name: getattr(self, field.name) for field in dataclasses.fields(TrainConfig)})
@@ -167,6 +176,7 @@ class Train:
             max_completion_length=self.max_completion_length,
             train=train,
             rollout_batch=self.rollout_batch,
+            shortcuts=Shortcuts(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Shortcuts)}),
             evaluation_prompts=self.eval_prompts,
             evaluation_every=self.eval_every,
             evaluation_samples=self.eval_samples,

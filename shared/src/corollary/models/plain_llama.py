@@ -25,6 +25,9 @@ _KNOWN = {
 }
 """Module and name of every class that the forward pass below stands for."""
 
+COMPILATIONS = 64
+"""Variants of a pass that a process compiles at most; one more is an error."""
+
 Past = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, ``(B, heads, S, head_dim)``."""
 
@@ -37,11 +40,13 @@ class PlainLlama:
 
     Args:
         model: What `PlainLlama.of` accepts.
+        compiled: Run the pass through `torch.compile`, for any shapes. Sums are then taken in another order.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, *, compiled: bool = False) -> None:
         # Its modules are transformers' own, which a type checker sees as any module.
         self.model: Any = model
+        self.compiled = compiled
 
     @classmethod
     def of(cls, model: nn.Module) -> "PlainLlama | None":
@@ -62,19 +67,19 @@ class PlainLlama:
         return cls(model) if agreed else None
 
     @classmethod
-    def required(cls, model: nn.Module) -> "PlainLlama":
+    def required(cls, model: nn.Module, *, compiled: bool = False) -> "PlainLlama":
         """The view.
 
         Raises:
             ValueError: `PlainLlama.of` gives none.
         """
-        if (plain := cls.of(model)) is None:
+        if cls.of(model) is None:
             raise ValueError(
-                "share_prompts needs a plain transformers LlamaForCausalLM in evaluation mode on a CPU (attention "
-                "sdpa, one key head per query head, no hooks, adapters or autocast), "
+                "share_prompts and compiled need a plain transformers LlamaForCausalLM in evaluation mode on a CPU "
+                "(attention sdpa, one key head per query head, no hooks, adapters or autocast), "
                 f"got a {type(model).__name__} that is none"
             )
-        return plain
+        return cls(model, compiled=compiled)
 
     def logits(
         self,
@@ -95,8 +100,20 @@ class PlainLlama:
             past: Keys and values of the ``S - T`` tokens before; is extended in place. An empty list begins one.
 
         Returns:
-            ``(B, keep, V)``, with the bits of the model's own.
+            ``(B, keep, V)``, with the bits of the model's own unless compiled.
         """
+        return self._run("_logits", input_ids, position_ids, mask, keep, past)
+
+    def _run(self, name: str, *arguments: Any) -> Tensor:
+        if not self.compiled:
+            return getattr(self, name)(*arguments)
+        # The default of 8 counts all models of a process, with and without gradient, padding and cache.
+        with torch._dynamo.config.patch(recompile_limit=COMPILATIONS):
+            return _compiled(name)(self.model, *arguments)
+
+    def _logits(
+        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None, keep: int, past: Past | None
+    ) -> Tensor:
         (count, length), size = input_ids.shape, self.model.model.layers[0].self_attn.head_dim
         hidden = self.model.model.embed_tokens(input_ids)
         cosine, sine = (x.unsqueeze(1) for x in _rotation(self.model.model.rotary_emb, hidden, position_ids))
@@ -131,8 +148,15 @@ class PlainLlama:
         Returns:
             ``(B, T, V)``; what comes after padding means nothing.
         """
+        # Without padding one row stands for all.
+        padded = not bool(prompt_mask.all())
+        return self._run("_shared_logits", prompt_ids, prompt_mask, padded, which, completion_ids)
+
+    def _shared_logits(
+        self, prompt_ids: Tensor, prompt_mask: Tensor, padded: bool, which: Tensor, completion_ids: Tensor
+    ) -> Tensor:
         top = self.model.model
-        (prompts, width), count, length = prompt_ids.shape, len(which), completion_ids.shape[1] - 1
+        (prompts, width), count, length = prompt_ids.shape, which.shape[0], completion_ids.shape[1] - 1
         size = top.layers[0].self_attn.head_dim
         # The last token predicts nothing. All but attention works on rows, one for each token of either kind.
         ids = torch.cat([prompt_ids.flatten(), completion_ids[:, :-1].flatten()])
@@ -142,15 +166,13 @@ class PlainLlama:
         hidden = top.embed_tokens(ids)
         rotation = _rotation(top.rotary_emb, hidden, torch.cat([places.flatten(), after.flatten()]))
         cosine, sine = (x.unsqueeze(1) for x in rotation)
-        padded = not bool(prompt_mask.all())
-        # Without padding one row stands for all.
         seen = prompt_mask[which] if padded else prompt_mask[:1]
-        seen = torch.cat([seen, seen.new_ones(len(seen), length)], dim=1)
+        seen = torch.cat([seen, seen.new_ones(seen.shape[0], length)], dim=1)
         before, after_prompt = (_attended(prompt_mask, width) if padded else None), _attended(seen, length)
         split = [prompts * width, count * length]
 
         def attend(_: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
-            query, key, value = (x.view(len(ids), -1, size) for x in (query, key, value))
+            query, key, value = (x.view(ids.shape[0], -1, size) for x in (query, key, value))
             query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
             (q, query), (k, key), (v, value) = (x.split(split) for x in (query, key, value))
             q, k, v = (x.view(prompts, width, -1, size).transpose(1, 2) for x in (q, k, v))
@@ -177,6 +199,16 @@ class PlainLlama:
             gated = functional.silu(_linear(mlp.gate_proj, normed)) * _linear(mlp.up_proj, normed)
             rows = rows + _linear(mlp.down_proj, gated)
         return _normed(self.model.model.norm, rows)
+
+
+@cache
+def _compiled(name: str) -> Callable[..., Tensor]:
+    """A method, compiled once for all models and shapes."""
+
+    def run(model: nn.Module, *arguments: Any) -> Tensor:
+        return getattr(PlainLlama(model), name)(*arguments)
+
+    return torch.compile(run, dynamic=True, fullgraph=True)
 
 
 def _stands_for(model: Any) -> bool:
@@ -277,6 +309,16 @@ def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
 def _mixed(query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None, scale: float) -> Tensor:
     """Attention of ``(B, heads, T, head_dim)``, as rows ``(B T, heads head_dim)``; without a mask it is causal."""
     causal = attended is None and query.shape[2] > 1
+    if torch.compiler.is_compiling():
+        # The fused attention of a CPU is a call that nothing is fused with, slower than this on short sequences.
+        if causal:
+            attended = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
+        weights = (query * scale) @ key.transpose(-1, -2)
+        if attended is not None:
+            # Not minus infinity: padding sees nothing, and nothing sees it, but its weights must not be NaN.
+            weights = weights.masked_fill(~attended, torch.finfo(weights.dtype).min)
+        mixed = weights.softmax(-1) @ value
+        return mixed.transpose(1, 2).reshape(query.shape[0] * query.shape[2], -1)
     mixed = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=attended, scale=scale, is_causal=causal
     )

@@ -66,7 +66,8 @@ from corollary.rl.losses import (
 from corollary.rl.results import end_of, entropy_gain_at_equal_reward, held_out
 from corollary.rl.rlvr import RLVR, evaluate, read_evaluation, read_metrics
 from corollary.rl.scoring import score
-from corollary.rl.trainer import METRICS, TrainConfig, Trainer, TrainingError
+from corollary.rl.train_config import Shortcuts, TrainConfig
+from corollary.rl.trainer import METRICS, Trainer, TrainingError
 
 __all__ = [
     "DAPO",
@@ -102,6 +103,7 @@ __all__ = [
     "RLOOConfig",
     "RolloutRequest",
     "Rollouts",
+    "Shortcuts",
     "TrainConfig",
     "Trainer",
     "TrainingError",

@@ -12,7 +12,8 @@ from torch import nn
 from corollary.evaluation import distinct_correct
 from corollary.models import StartingPolicy
 from corollary.rl.algorithm import make_algorithm
-from corollary.rl.trainer import TrainConfig, Trainer
+from corollary.rl.train_config import TrainConfig
+from corollary.rl.trainer import Trainer
 from corollary.rollout import sample_completions
 from corollary.runs import Recipe, Run, RunDirectory, write_atomically
 from corollary.tasks import Task, make_task

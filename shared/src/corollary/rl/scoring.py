@@ -29,6 +29,7 @@ def score(
     backend: str = "auto",
     head: str = "auto",
     share_prompts: bool = False,
+    compiled: bool = False,
 ) -> TokenStats:
     """The statistics of every completion token, from one forward pass.
 
@@ -44,23 +45,24 @@ def score(
             at least `LARGE_LOGITS` bytes, if the model's head is found; else ``"logits"``.
         share_prompts: Run equal prompts through the model once, and hold the logits whatever ``head`` says. Less work,
             and the same statistics but for rounding; only for a model that `corollary.models.PlainLlama` stands for.
+        compiled: Compile the forward and backward pass, likewise for these models, and hold the logits.
 
     Returns:
         Statistics, each ``(B, T)`` and 0 on padding, differentiable in the model's parameters.
 
     Raises:
         ValueError: ``head`` is unknown; it is ``"linear"`` and the model's head is not found (HeadNotFoundError); or
-            ``share_prompts`` with a model that it is not for, or with ``head="linear"``.
+            ``share_prompts`` or ``compiled`` with a model that it is not for, or with ``head="linear"``.
     """
     if head not in HEADS:
         raise ValueError(f"head must be one of {', '.join(HEADS)}; got {head!r}")
-    if share_prompts and head == "linear":
-        raise ValueError("share_prompts holds logits: head must be 'auto' or 'logits', got 'linear'")
+    if (share_prompts or compiled) and head == "linear":
+        raise ValueError("share_prompts and compiled hold logits: head must be 'auto' or 'logits', got 'linear'")
     width, length = rollouts.prompt_ids.shape[1], rollouts.completion_ids.shape[1]
     if share_prompts:
         rows, which = different_prompts(rollouts.prompt_ids, rollouts.prompt_mask)
         return token_stats(
-            PlainLlama.required(model).shared_logits(
+            PlainLlama.required(model, compiled=compiled).shared_logits(
                 rollouts.prompt_ids[rows], rollouts.prompt_mask[rows], which, rollouts.completion_ids
             ),
             rollouts.completion_ids,
@@ -72,7 +74,7 @@ def score(
     ids = torch.cat([rollouts.prompt_ids, rollouts.completion_ids], dim=1)
     mask = torch.cat([rollouts.prompt_mask, rollouts.completion_mask], dim=1)
     names = tuple(sorted(stats))
-    if head == "linear" or (head == "auto" and _worth_it(model, rollouts)):
+    if head == "linear" or (head == "auto" and not compiled and _worth_it(model, rollouts)):
         return model_token_stats(
             model,
             ids,
@@ -85,7 +87,7 @@ def score(
             backend=backend,
         )
     # The logits at the last prompt token predict the first completion token.
-    if (plain := PlainLlama.of(model)) is not None:
+    if (plain := PlainLlama.required(model, compiled=True) if compiled else PlainLlama.of(model)) is not None:
         logits = plain.logits(ids, positions(mask), None if bool(mask.all()) else mask, keep=length + 1)
     else:
         logits = _logits(model, ids, mask, keep=length + 1)

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from corollary.rl.batch import Batch, Rollouts
 from corollary.rl.losses import aggregate, binary_mask
 from corollary.rl.metrics_file import MetricsFile
 from corollary.rl.scoring import score
+from corollary.rl.train_config import Shortcuts, TrainConfig
 from corollary.rollout import sample_completions
 from corollary.runs import load_checkpoint, save_checkpoint
 from corollary.tasks import Prompt, Task
@@ -45,66 +46,12 @@ METRICS: dict[str, str] = {
 """What the trainer logs each step; an algorithm's own metrics are in its ``metrics``."""
 
 
-_UNSET = {"rollout_batch": "None", "share_prompts": "False"}
+_UNSET = {"rollout_batch": "None", "shortcuts": str(Shortcuts())}
 """Options that a checkpoint from before they existed says nothing of."""
 
 
 class TrainingError(RuntimeError):
     """Training cannot go on: a loss or a gradient is not finite."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """How to train; what to optimise is the algorithm's configuration."""
-
-    steps: int = 100
-    """Rollout batches."""
-    prompts_per_step: int = 32
-    """Prompts of a rollout batch."""
-    group_size: int = 8
-    """Completions of each prompt."""
-    epochs: int = 1
-    """Passes over a rollout batch."""
-    mini_batches: int = 4
-    """Optimiser steps of a pass. With 1 (and one epoch) training is strictly on-policy and no ratio is ever clipped."""
-    micro_batch_size: int | None = None
-    """Completions per forward and backward pass; None for a whole mini-batch (scoring: the whole rollout batch). It
-    changes memory and not the result, for every algorithm that takes nothing over the tokens of a micro-batch."""
-    learning_rate: float = 1e-6
-    """AdamW, constant."""
-    betas: tuple[float, float] = (0.9, 0.999)
-    weight_decay: float = 0.01
-    max_grad_norm: float = 1.0
-    temperature: float = 1.0
-    """Sampling temperature."""
-    score_temperature: float | None = None
-    """Temperature of the log-probabilities and statistics that training uses; None for the sampling temperature."""
-    top_p: float = 1.0
-    """Nucleus sampling; 1 is off."""
-    checkpoint_every: int = 25
-    """Steps between checkpoints."""
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "prompts_per_step", "group_size", "epochs", "mini_batches", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"micro_batch_size must be at least 1, or None, got {self.micro_batch_size}")
-        if self.mini_batches > self.prompts_per_step * self.group_size:
-            raise ValueError(
-                f"mini_batches must be at most the batch's {self.prompts_per_step * self.group_size} completions, "
-                f"got {self.mini_batches}"
-            )
-        for name in ("learning_rate", "max_grad_norm", "temperature", "score_temperature"):
-            value = getattr(self, name)
-            if not (0 < value < math.inf if value is not None else name == "score_temperature"):
-                raise ValueError(f"{name} must be finite and larger than 0, got {value}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p must be in (0, 1], got {self.top_p}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be in [0, 1), got {self.betas}")
-        if not 0 <= self.weight_decay < math.inf:
-            raise ValueError(f"weight_decay must be finite and at least 0, got {self.weight_decay}")
 
 
 class Trainer:
@@ -122,14 +69,12 @@ class Trainer:
         on_step: Called with the number of finished steps and the metrics of the last one.
         backend: Of `corollary.kernels.token_stats`.
         head: Of `corollary.rl.score`: whether logits are held whole or made a chunk at a time.
-        share_prompts: Compute each prompt once, not once for each of its completions, when sampling and scoring. It
-            is faster, most where prompts are long, and the numbers differ by rounding, so recorded runs do without;
-            only for a model that `corollary.models.PlainLlama` stands for.
+        shortcuts: Less work for the same result but for rounding; none by default.
         rollout_batch: Completions that are sampled together; None for all of a step. It bounds the memory of
             sampling, and another number gives other samples.
 
     Raises:
-        ValueError: ``share_prompts`` with another model.
+        ValueError: a shortcut that is not for this model.
     """
 
     def __init__(
@@ -144,13 +89,13 @@ class Trainer:
         on_step: Callable[[int, Mapping[str, float]], None] | None = None,
         backend: str = "auto",
         head: str = "auto",
-        share_prompts: bool = False,
+        shortcuts: Shortcuts | None = None,
         rollout_batch: int | None = None,
     ) -> None:
         self.model = model.eval()
-        if share_prompts:
+        self.shortcuts = shortcuts if shortcuts is not None else Shortcuts()
+        if self.shortcuts.share_prompts or self.shortcuts.compiled:
             PlainLlama.required(self.model)
-        self.share_prompts = share_prompts
         self.task = task
         self.algorithm = algorithm
         self.config = config
@@ -249,6 +194,7 @@ class Trainer:
     def _batch(self, prompts: Sequence[Prompt], temperature: float, *, first_group: int = 0) -> Batch:
         """Sample, verify, score at the behaviour policy, and compute advantages."""
         repeated = [prompt for prompt in prompts for _ in range(self.config.group_size)]
+        needed = self.algorithm.behaviour_stats | {"log_prob", "entropy"}
         with self._timed("rollout"):
             samples = sample_completions(
                 self.model,
@@ -259,7 +205,10 @@ class Trainer:
                 stop_token=self.task.stop_token,
                 temperature=temperature,
                 top_p=self.config.top_p,
-                share_prompts=self.share_prompts,
+                stats=needed if self.shortcuts.sampler_stats else (),
+                stats_temperature=self.score_temperature,
+                share_prompts=self.shortcuts.share_prompts,
+                compiled=self.shortcuts.compiled,
                 batch_size=self.rollout_batch,
             )
         with self._timed("reward"):
@@ -282,8 +231,7 @@ class Trainer:
             temperatures=torch.full((len(repeated),), temperature, device=self.device),
         )
         with self._timed("score"), torch.no_grad():
-            needed = self.algorithm.behaviour_stats | {"log_prob", "entropy"}
-            behaviour = _joined(
+            behaviour = samples.stats or _joined(
                 [self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))]
             )
         advantages = self.algorithm.advantages(rollouts)
@@ -380,7 +328,8 @@ class Trainer:
             stats=stats,
             backend=self.backend,
             head=self.head,
-            share_prompts=self.share_prompts,
+            share_prompts=self.shortcuts.share_prompts,
+            compiled=self.shortcuts.compiled,
         )
 
     @contextmanager
@@ -409,7 +358,7 @@ class Trainer:
             "algorithm": f"{type(self.algorithm).__name__}({self.algorithm.config})",
             "task": self.task.name,
             "rollout_batch": str(self.rollout_batch),
-            "share_prompts": str(self.share_prompts),
+            "shortcuts": str(self.shortcuts),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

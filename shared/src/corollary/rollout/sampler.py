@@ -1,7 +1,8 @@
 """Batched sampling from a causal language model with a key-value cache."""
 
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -9,7 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
+from corollary.kernels import TokenStats, token_stats
 from corollary.models.plain_llama import Past, PlainLlama
+
+UNREAD_LOGITS = 64 << 20
+"""Bytes of logits that the sampler holds before it takes statistics of them: few calls, little memory."""
 
 
 class Samples(NamedTuple):
@@ -25,6 +30,8 @@ class Samples(NamedTuple):
     """``(B, T)``, bool: True up to and including the stop token."""
     log_probs: Tensor
     """``(B, T)``, float32, nats, at the sampling temperature; 0 on padding."""
+    stats: TokenStats | None
+    """The statistics that were asked for, each ``(B, T)``, 0 on padding; None if none were."""
 
 
 @torch.no_grad()
@@ -38,7 +45,10 @@ def sample_completions(
     stop_token: int | None = None,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    stats: Collection[str] = (),
+    stats_temperature: float | None = None,
     share_prompts: bool = False,
+    compiled: bool = False,
     batch_size: int | None = None,
 ) -> Samples:
     r"""Sample one completion for each prompt.
@@ -58,8 +68,12 @@ def sample_completions(
         temperature: :math:`\tau`, larger than 0.
         top_p: Keep the smallest set of tokens whose probability reaches this, in (0, 1]; 1 is off. The draw is then
             off-policy: identities over the policy's own samples hold at 1 only.
+        stats: Names of `corollary.kernels.TokenStats` fields to give as well: those of a forward pass on the whole
+            sequences but for rounding, and without that pass.
+        stats_temperature: Of ``stats``; None for ``temperature``.
         share_prompts: Run equal prompts through the model once. Less work, and logits that differ by rounding, so
             now and then another token; only for a model that `corollary.models.PlainLlama` stands for.
+        compiled: Compile the forward pass, likewise.
         batch_size: How many prompts are sampled together, which bounds the memory of the key-value cache; ``None``
             for all. Each batch draws after the one before it, so another size gives other tokens.
 
@@ -68,7 +82,7 @@ def sample_completions(
 
     Raises:
         ValueError: an option is out of range, a prompt is empty, the logits of a sequence that is still running
-            hold NaN, or ``share_prompts`` for a model that it is not for.
+            hold NaN, or ``share_prompts`` or ``compiled`` for a model that it is not for.
     """
     if not temperature > 0 or temperature == float("inf"):
         raise ValueError(f"temperature must be finite and larger than 0, got {temperature}")
@@ -85,35 +99,40 @@ def sample_completions(
     switch = any(module.training for module in model.modules())
     if switch:
         model.eval()
+    how = _How(
+        max_new_tokens=max_new_tokens,
+        generator=generator,
+        pad_token=pad_token,
+        stop_token=stop_token,
+        temperature=temperature,
+        top_p=top_p,
+        stats=tuple(sorted(stats)),
+        stats_temperature=temperature if stats_temperature is None else stats_temperature,
+        share_prompts=share_prompts,
+        compiled=compiled,
+    )
+    size = batch_size or len(prompt_ids)
     try:
         parts = [
-            _decode(
-                model,
-                ids,
-                mask,
-                max_new_tokens,
-                generator,
-                pad_token,
-                stop_token,
-                temperature,
-                top_p,
-                share_prompts,
-            )
-            for ids, mask in zip(
-                prompt_ids.split(batch_size or len(prompt_ids)),
-                prompt_mask.split(batch_size or len(prompt_ids)),
-                strict=True,
-            )
+            _decode(model, ids, mask, how)
+            for ids, mask in zip(prompt_ids.split(size), prompt_mask.split(size), strict=True)
         ]
     finally:
         if switch:
             model.train(was_training)
-    longest = max(tokens.shape[1] for tokens, _, _ in parts)
-    tokens, log_probs, mask = (
-        torch.cat([pad(part, (0, longest - part.shape[1]), value=value) for part in of])
-        for of, value in zip(zip(*parts, strict=True), (pad_token, 0.0, False), strict=True)
+    longest = max(part.completion_ids.shape[1] for part in parts)
+
+    def joined(columns: Sequence[Tensor], value: float) -> Tensor:
+        return torch.cat([pad(part, (0, longest - part.shape[1]), value=value) for part in columns])
+
+    return Samples(
+        prompt_ids,
+        prompt_mask,
+        joined([part.completion_ids for part in parts], pad_token),
+        joined([part.completion_mask for part in parts], False),
+        joined([part.log_probs for part in parts], 0.0),
+        _each_field([part.stats for part in parts if part.stats is not None], lambda columns: joined(columns, 0.0)),
     )
-    return Samples(prompt_ids, prompt_mask, tokens, mask, log_probs)
 
 
 def left_pad(
@@ -156,41 +175,88 @@ def _parameters(forward: Callable[..., Any]) -> frozenset[str]:
     return frozenset(inspect.signature(forward).parameters)
 
 
-def _decode(
-    model: nn.Module,
-    prompt_ids: Tensor,
-    prompt_mask: Tensor,
-    max_new_tokens: int,
-    generator: torch.Generator,
-    pad_token: int,
-    stop_token: int | None,
-    temperature: float,
-    top_p: float,
-    share_prompts: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+@dataclass(frozen=True, kw_only=True)
+class _How:
+    """The options of `sample_completions`, all decided."""
+
+    max_new_tokens: int
+    generator: torch.Generator
+    pad_token: int
+    stop_token: int | None
+    temperature: float
+    top_p: float
+    stats: tuple[str, ...]
+    stats_temperature: float
+    share_prompts: bool
+    compiled: bool
+
+
+class _Decoded(NamedTuple):
+    """Of one batch, as in `Samples`."""
+
+    completion_ids: Tensor
+    completion_mask: Tensor
+    log_probs: Tensor
+    stats: TokenStats | None
+
+
+def _decode(model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, how: _How) -> _Decoded:
     width = prompt_ids.shape[1]
-    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), max_new_tokens)], dim=1)
+    attention = torch.cat([prompt_mask, prompt_mask.new_ones(len(prompt_ids), how.max_new_tokens)], dim=1)
     position_ids = positions(attention)
     running = prompt_mask.new_ones(len(prompt_ids))
     inputs, seen = prompt_ids, 0
     tokens, log_probs, masks = [], [], []
-    next_logits = _plain_logits(model, prompt_mask, share_prompts) or _model_logits(model)
-    for step in range(max_new_tokens):
+    stats: list[TokenStats] = []
+    unread: list[Tensor] = []
+    next_logits = _plain_logits(model, prompt_mask, how) or _model_logits(model)
+    for step in range(how.max_new_tokens):
         until = width + step
         logits = next_logits(inputs, attention[:, :until], position_ids[:, seen:until])
         seen = until
-        log_p = torch.log_softmax(logits.float() / temperature, dim=-1)
-        token = _draw(log_p, running, top_p, generator)
-        token = torch.where(running, token, pad_token)
+        log_p = torch.log_softmax(logits.float() / how.temperature, dim=-1)
+        token = _draw(log_p, running, how.top_p, how.generator)
+        token = torch.where(running, token, how.pad_token)
         tokens.append(token)
         log_probs.append(torch.where(running, log_p.gather(-1, token[:, None])[:, 0], 0.0))
         masks.append(running)
-        if stop_token is not None:
-            running = running & (token != stop_token)
+        if how.stats:
+            unread.append(logits)
+            if len(unread) * logits.numel() * logits.element_size() >= UNREAD_LOGITS:
+                stats.append(_stats(unread, tokens, masks, how))
+                unread.clear()
+        if how.stop_token is not None:
+            running = running & (token != how.stop_token)
             if not bool(running.any()):
                 break
         inputs = token[:, None]
-    return torch.stack(tokens, 1), torch.stack(log_probs, 1), torch.stack(masks, 1)
+    if unread:
+        stats.append(_stats(unread, tokens, masks, how))
+    return _Decoded(
+        torch.stack(tokens, 1),
+        torch.stack(masks, 1),
+        torch.stack(log_probs, 1),
+        _each_field(stats, lambda parts: torch.cat(list(parts), 1)),
+    )
+
+
+def _stats(unread: Sequence[Tensor], tokens: Sequence[Tensor], masks: Sequence[Tensor], how: _How) -> TokenStats:
+    """Of the newest tokens, as many as there are logits."""
+    newest = slice(-len(unread), None)
+    return token_stats(
+        torch.stack(list(unread), 1),
+        torch.stack(list(tokens[newest]), 1),
+        temperature=how.stats_temperature,
+        stats=how.stats,
+        mask=torch.stack(list(masks[newest]), 1),
+    )
+
+
+def _each_field(parts: Sequence[TokenStats], join: Callable[[Sequence[Tensor]], Tensor]) -> TokenStats | None:
+    """Parts of statistics as one, field by field; None if there is no part."""
+    if not parts:
+        return None
+    return TokenStats(*(None if field[0] is None else join(field) for field in zip(*parts, strict=True)))
 
 
 NextLogits = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -217,9 +283,10 @@ def _model_logits(model: nn.Module) -> NextLogits:
     return next_logits
 
 
-def _plain_logits(model: nn.Module, prompt_mask: Tensor, share_prompts: bool) -> NextLogits | None:
-    """The same bits in less time (without ``share_prompts``), for a model that `PlainLlama` stands for."""
-    plain = PlainLlama.required(model) if share_prompts else PlainLlama.of(model)
+def _plain_logits(model: nn.Module, prompt_mask: Tensor, how: _How) -> NextLogits | None:
+    """In less time, with the same bits where no shortcut is taken, for a model that `PlainLlama` stands for."""
+    share_prompts, shortcut = how.share_prompts, how.share_prompts or how.compiled
+    plain = PlainLlama.required(model, compiled=how.compiled) if shortcut else PlainLlama.of(model)
     if plain is None:
         return None
     padded = not bool(prompt_mask.all())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from corollary.reproduce.training import check_writable
+from corollary.rl import Shortcuts
 from corollary.runs import describe_environment, write_atomically
 from corollary.runs.files import TEMPORARIES
 from corollary.training.evaluation import Evaluation
@@ -60,6 +61,7 @@ class RunFolder:
             theirs = json.loads((self.path / SETTINGS).read_text(encoding="utf-8"))["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{self.path / SETTINGS} cannot be read ({error}); choose another --out") from error
+        theirs = dataclasses.asdict(Shortcuts()) | theirs  # a run from before there were any took none
         ours = json.loads(json.dumps(self.identity))
         different = [name for name in {**theirs, **ours} if theirs.get(name) != ours.get(name)]
         different = [name for name in different if name not in MAY_GROW]
@@ -149,7 +151,7 @@ class RunFolder:
 
 
 def _flat(settings: Settings) -> dict[str, Any]:
-    """All settings by name, those of training among them."""
+    """All settings by name, those of training and the shortcuts among them."""
     found = dataclasses.asdict(settings)
-    train = found.pop("train")
-    return found | train
+    train, shortcuts = found.pop("train"), found.pop("shortcuts")
+    return found | train | shortcuts

@@ -79,6 +79,7 @@ class OwnRun:
             seed=settings.seed,
             directory=out,
             rollout_batch=settings.rollout_batch,
+            shortcuts=settings.shortcuts,
         )
         if (out / CHECKPOINT).exists():
             self.trainer.load_state_dict(load_checkpoint(out / CHECKPOINT))
@@ -125,6 +126,8 @@ class OwnRun:
             lines.append("note: math-500 is a test set; what is trained on it cannot be compared with others on it")
         if settings.dtype == "bfloat16":
             lines.append("note: bfloat16 weights drop updates that are smaller than about 1/256 of a weight")
+        if settings.shortcuts.sampler_stats and settings.dtype == "bfloat16":
+            lines.append("note: the sampler's statistics in bfloat16 differ from those of training by about 1e-2 nats")
         if self.trainer.steps_done:
             lines.append(f"going on after step {self.trainer.steps_done}, from {self.folder.path / CHECKPOINT}")
         return lines

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from corollary.rl import TrainConfig
+from corollary.rl import Shortcuts, TrainConfig
 
 MAY_GROW = ("steps", "checkpoint_every")
 """Settings that may differ when a run goes on."""
@@ -46,6 +46,8 @@ class Settings:
     train: TrainConfig = field(default_factory=TrainConfig)
     rollout_batch: int | None = None
     """Completions that are sampled together; None for all of a step."""
+    shortcuts: Shortcuts = field(default_factory=Shortcuts)
+    """Less work for the same result but for rounding."""
     evaluation_prompts: int = 200
     """Held-out prompts of an evaluation: the first ones. 0 for no evaluation."""
     evaluation_every: int = 0
