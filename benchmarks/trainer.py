@@ -15,7 +15,7 @@ the behaviour policy, since nothing is clipped; we do, for the entropy of the lo
 One thread, and one process for each trainer, which lives through all runs, so that what one imports or patches is not
 in another's way. Trainers take turns, in a new order each round. Figures are medians over the runs; the ratio is ours
 by TRL's optimiser steps per second, with the smallest and largest of the rounds, and again in processor time, which
-depends less on what else the machine does.
+depends less on what else the machine does; and by those of TRL as it comes.
 """
 
 import argparse
@@ -41,8 +41,8 @@ from corollary.models import SmallModel
 
 HERE = Path(__file__).parent
 SOURCES = ("../shared/src/corollary/rl", "../shared/src/corollary/rollout", "../shared/src/corollary/models")
-BASE = "trl"
-OURS = ("corollary", "corollary, shared prompts")
+BASE, DEFAULTS = "trl", "trl, its defaults"
+OURS = tuple(name for name in TRAINERS if name.startswith("corollary"))
 
 LARGE = SmallModel(hidden_size=256, layers=6, heads=4, intermediate_size=688)
 PROBLEMS = {
@@ -74,12 +74,13 @@ def measure(problem: Problem, names: Sequence[str], runs: int, call: Run) -> lis
         record: dict[str, object] = {"problem": problem.name, "parameters": parameters, **shape, "trainer": name}
         record |= {"runs": runs, **dict.fromkeys(COLUMNS, "")}
         if name in timings:
-            record |= figures(timings[name], timings.get(BASE, []), problem)
+            record |= figures(timings[name], timings.get(BASE, []), timings.get(DEFAULTS, []), problem)
             record["target"] = TARGETS.get(problem.name, "") if name in OURS else ""
         records.append({**record, "note": notes[name]})
         told = f"{record['steps_per_s']:>7} steps/s  {record['cpu_ms']:>7} ms of processor time a step"
         told += f"  x{record['ratio']} ({record['ratio_min']} to {record['ratio_max']})" if record["ratio"] else ""
         told += f", processor time x{record['cpu_ratio']}" if record["cpu_ratio"] else ""
+        told += f", x{record['ratio_to_defaults']} of its defaults" if record["ratio_to_defaults"] else ""
         told += f"  (target {record['target']})" if record["target"] else ""
         print(f"{problem.name:<16} {name:<26} {notes[name] or told}", flush=True)
     return records
@@ -94,11 +95,14 @@ FIGURES = (
     "ratio_min",
     "ratio_max",
     "cpu_ratio",
+    "ratio_to_defaults",
 )
 COLUMNS = (*FIGURES, "target", *(f"{phase}_ms" for phase in PHASES), "weights_moved")
 
 
-def figures(timings: Sequence[Timing], base: Sequence[Timing], problem: Problem) -> dict[str, object]:
+def figures(
+    timings: Sequence[Timing], base: Sequence[Timing], defaults: Sequence[Timing], problem: Problem
+) -> dict[str, object]:
     """Medians, extremes and ratios. ``cpu_ms`` is of an optimiser step, the phases are of a rollout batch."""
     rates = [t.optimiser_steps / t.wall_s for t in timings]
     cpu = statistics.median(t.cpu_s / t.optimiser_steps for t in timings)
@@ -111,6 +115,9 @@ def figures(timings: Sequence[Timing], base: Sequence[Timing], problem: Problem)
     }
     for phase in timings[0].phases:
         found[f"{phase}_ms"] = f"{statistics.median(t.phases[phase] for t in timings) / problem.timed * 1e3:.4g}"
+    if defaults:
+        as_it_comes = statistics.median(t.optimiser_steps / t.wall_s for t in defaults)
+        found["ratio_to_defaults"] = f"{statistics.median(rates) / as_it_comes:.2f}"
     if base:
         theirs = [t.optimiser_steps / t.wall_s for t in base]
         paired = [our / their for our, their in zip(rates, theirs, strict=True)]
