@@ -56,8 +56,9 @@ def bench(
         fresh: Train again what the store has.
         record: Write into the `docs/benchmarks` folder of the checkout that the present folder lies in. The page
             there is written by `corollary tables`. Nothing is recorded when a run failed.
-        join: Add the methods of the selection to the record there, which keeps everything else. Refused where the
-            baseline's errors are not the recorded ones.
+        join: Add the rows that the record there lacks of the selection's methods, and keep everything else. Refused
+            where another method that runs beside them, as the baseline always does, has not its recorded errors.
+            Runs of the store count as well; `fresh` trains them again.
         pool: What runs the jobs, such as `corollary.reproduce.workers.Workers`.
         console: Where the display goes; standard output if not given.
 
@@ -91,6 +92,8 @@ def bench(
         try:
             with warnings_as_lines(display):
                 plan = _plan(suite, selection)
+                if recorded is not None:
+                    _check_join(suite, recorded, plan, selection)
                 check_writable(folder)
                 display.note(f"{suite.name}: budget {selection.budget}")
                 jobs = training.plan(plan.runs)
@@ -110,7 +113,7 @@ def bench(
                 if (record or join) and failures:
                     raise NotRecorded(f"nothing is recorded, since a run failed: {failures[0]}")
                 if recorded is not None:
-                    content = _write_joined(suite, recorded, content, selection, folder)
+                    content = _write_joined(suite, content, selection, folder)
                 else:
                     _write(suite, plan, content, training.into, folder, page=not record)
         except KeyboardInterrupt as interrupt:
@@ -168,8 +171,10 @@ def _joined_record(suite: Suite[Any], selection: Selection, folder: Path, *, rec
         raise SelectionError(f"{suite.name} is only recorded whole: --record, not --join")
     if not selection.methods:
         raise SelectionError("--join needs --methods: the methods to add to the record")
+    path = folder / f"{suite.name}.json"
     try:
-        content = read_record(folder / f"{suite.name}.json", suite=suite.name)
+        content = read_record(path, suite=suite.name)
+        page_of(suite, content, path)  # a record that gives no page is damaged
     except RecordError as error:
         raise SelectionError(str(error)) from error
     if content.get("budget") != selection.budget.value:
@@ -177,15 +182,23 @@ def _joined_record(suite: Suite[Any], selection: Selection, folder: Path, *, rec
     return content
 
 
-def _write_joined(
-    suite: Suite[Any], recorded: Content, content: Content, selection: Selection, folder: Path
-) -> Content:
+def _check_join(suite: Suite[Any], recorded: Content, plan: Any, selection: Selection) -> None:
     try:
-        joined = suite.join(recorded, content, selection.methods)
+        suite.check_join(recorded, plan, selection.methods)
+    except ValueError as error:
+        raise SelectionError(str(error)) from error
+
+
+def _write_joined(suite: Suite[Any], content: Content, selection: Selection, folder: Path) -> Content:
+    path = folder / f"{suite.name}.json"
+    try:
+        # Read again: hours may lie between, and another command may have added something.
+        joined = suite.join(read_record(path, suite=suite.name), content, selection.methods)
+        page_of(suite, joined, path)
     except ValueError as error:
         raise NotRecorded(f"the record stays as it is: {error}") from error
     try:
-        write_record(joined, folder / f"{suite.name}.json")
+        write_record(joined, path)
     except OSError as error:
         raise OutputError(f"cannot write to {error.filename or folder}: {one_line(error)}") from error
     return joined

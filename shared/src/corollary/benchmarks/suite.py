@@ -107,8 +107,16 @@ class Suite(ABC, Generic[P]):
     def page(self, content: Content) -> str:
         """The page, from a record alone."""
 
+    def check_join(self, recorded: Content, plan: P, methods: Sequence[str]) -> None:
+        """Whether rows of these methods can be added to a record, as far as a plan tells.
+
+        Raises:
+            ValueError: they cannot.
+        """
+        raise NotImplementedError(f"{self.name} is only recorded whole")
+
     def join(self, recorded: Content, content: Content, methods: Sequence[str]) -> Content:
-        """A record with the rows of some methods from a later measurement.
+        """A record with the rows that it lacks of some methods, from a later measurement.
 
         Raises:
             ValueError: the two do not fit together.

@@ -64,8 +64,8 @@ class Bench:
     """Write into docs/benchmarks of this checkout instead, from which `corollary tables` generates the page. Not
     with budget smoke."""
     join: bool = False
-    """Add the methods of --methods to the record in docs/benchmarks and keep the rest of it, which must be of the same
-    budget. Refused if the baseline's errors are not the recorded ones. Only online-forecasting."""
+    """Add what the record in docs/benchmarks lacks of --methods, and keep the rest of it. It must be of the same
+    budget, and what runs beside them, as the baseline does, must have its recorded errors. Only online-forecasting."""
     fresh: bool = False
     """Train again what the run store already has. A stored run is replaced when its successor is complete."""
 

@@ -29,8 +29,8 @@ CONCLUSIONS = f"""\
   generous to this baseline. No method was tuned for this page.
 - `fsnet` and `onenet` bring networks of their own: about 4 and 14 core-minutes a run on these data, whatever the
   backbone, beside seconds for most others. A table says so where its budget leaves them out; `--methods` runs them,
-  and with `--join` they are added to this page if the baseline's errors are the recorded ones. They are then in the
-  table and not in the plot.
+  and `--join` adds them to this page if the other methods that run beside them have their recorded errors. They are
+  then in the table and not in the plot.
 - Milliseconds per step are medians of update and forecast on one thread, taken while other runs trained on the same
   machine: good for orders of magnitude. [`benchmarks/online.py`](../../benchmarks/README.md) times methods alone.
 - The seeds of the embedded stream are different streams; those of the other data differ in initialisation, order of
@@ -62,7 +62,8 @@ def page(content: Mapping[str, Any]) -> str:
 
 
 def _joined(entry: Mapping[str, Any]) -> str:
-    return f"Added later: {', '.join(entry['methods'])} on {'; '.join(entry['tables'])}. {where_from(entry)}"
+    rows_added = "; ".join(f"{', '.join(methods)} in {title}" for title, methods in entry["rows"].items())
+    return f"Added later: {rows_added}. {where_from(entry)}"
 
 
 def _section(setting: Mapping[str, Any], content: Mapping[str, Any]) -> list[str]:

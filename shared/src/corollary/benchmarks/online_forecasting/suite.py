@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.text import Text
 
 from corollary.benchmarks.method_rows import print_remarks, print_table, remarks
-from corollary.benchmarks.online_forecasting import joining, page, rows
+from corollary.benchmarks.online_forecasting import page, rows
 from corollary.benchmarks.suite import Content, Selection, Suite
 from corollary.runs import RunRecord, RunStore
 
@@ -65,8 +65,16 @@ class OnlineForecasting(Suite["OnlinePlan"]):
         """The page of a record."""
         return page.page(content)
 
+    def check_join(self, recorded: Content, plan: "OnlinePlan", methods: Sequence[str]) -> None:
+        """See `joining.check`."""
+        from corollary.benchmarks.online_forecasting import joining
+
+        joining.check(recorded, plan, methods)
+
     def join(self, recorded: Content, content: Content, methods: Sequence[str]) -> Content:
-        """See `joining`."""
+        """See `joining.join`."""
+        from corollary.benchmarks.online_forecasting import joining
+
         return joining.join(recorded, content, methods)
 
     def failures(self, content: Content) -> list[str]:
