@@ -219,14 +219,14 @@ def test_a_batch_size_below_one_is_refused(model):
 
 
 @pytest.mark.parametrize("held", [1, 10**9])
-@pytest.mark.parametrize("temperature", [None, 1.7])
-def test_statistics_of_the_sampler_are_those_of_scoring(model, monkeypatch, held, temperature):
+@pytest.mark.parametrize("options", [{}, {"top_p": 0.9}, {"batch_size": 3}, {"stats_temperature": 1.7}])
+def test_statistics_of_the_sampler_are_those_of_scoring(model, monkeypatch, held, options):
     monkeypatch.setattr(sampler, "UNREAD_LOGITS", held)
     names = ("log_prob", "entropy", "sum_p2")
-    samples = sample(model, PROMPTS * 2, temperature=0.7, stats=names, stats_temperature=temperature)
+    samples = sample(model, PROMPTS * 2, temperature=0.7, stats=names, **options)
     rollouts = rollouts_of(samples, 0.7)
     assert not rollouts.completion_mask.all(), "nothing is padded"
-    scored = score(model, rollouts, temperature=temperature or 0.7, stats=names)
+    scored = score(model, rollouts, temperature=options.get("stats_temperature", 0.7), stats=names)
     for name in names:
         ours = getattr(samples.stats, name)
         torch.testing.assert_close(ours, getattr(scored, name).detach(), atol=2e-5, rtol=1e-5)
@@ -234,10 +234,29 @@ def test_statistics_of_the_sampler_are_those_of_scoring(model, monkeypatch, held
     assert samples.stats.varentropy is None
 
 
-def test_statistics_in_batches_are_those_of_the_whole(model):
-    whole, parts = (sample(model, PROMPTS * 2, stats=("entropy",), top_p=0.01, batch_size=n) for n in (None, 3))
-    assert torch.equal(whole.completion_ids, parts.completion_ids), "the likeliest token, whatever is drawn"
-    torch.testing.assert_close(parts.stats.entropy, whole.stats.entropy, atol=2e-5, rtol=1e-5)
+def test_batches_of_different_length_are_padded_in_the_statistics_too(model):
+    samples = sample(model, PROMPTS * 2, stats=("entropy",), batch_size=1, seed=3)
+    lengths = samples.completion_mask.sum(-1)
+    assert lengths.min() < lengths.max()
+    stats = score(model, rollouts_of(samples), stats=("entropy",))
+    torch.testing.assert_close(samples.stats.entropy, stats.entropy.detach(), atol=2e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stats": "entropy"}, "stats must be names among log_prob, .*; got 'entropy'"),
+        ({"stats": ("entropy", "mean")}, r"stats must be names among .*; got \('entropy', 'mean'\)"),
+        ({"stats": ("entropy",), "stats_temperature": -1.0}, "stats_temperature must be .*, got -1"),
+        ({"stats_temperature": 0.0}, "stats_temperature must be .*, got 0"),
+    ],
+)
+def test_bad_statistics_are_refused_before_anything_is_drawn(model, options, message):
+    source = generator()
+    before = source.get_state()
+    with pytest.raises(ValueError, match=message):
+        sample_completions(model, PROMPTS, max_new_tokens=2, pad_token=12, generator=source, **options)
+    assert torch.equal(source.get_state(), before)
 
 
 def test_no_statistics_unless_they_are_asked_for(model):

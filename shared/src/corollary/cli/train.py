@@ -56,13 +56,14 @@ class Train:
     gives other samples."""
     share_prompts: bool = False
     """Compute each prompt once and not once for each of its completions. Like the next two it saves time, changes
-    numbers by rounding, so that now and then another token is sampled, and is off unless asked for. Only for plain
-    Llama models on a CPU."""
+    numbers by rounding, so that now and then another token is sampled, and is off unless asked for. Only for a plain
+    Llama on a CPU, with one key head per query head (no grouped-query attention)."""
     sampler_stats: bool = False
-    """Take the log-probabilities of the ratio's denominator from the sampler, without one more forward pass."""
+    """Take the log-probabilities of the ratio's denominator from the sampler, without one more forward pass. For any
+    model; in bfloat16 they may differ from those of training."""
     compiled: bool = False
-    """Compile the forward and backward pass; takes up to a minute first. For small Llama models and short sequences
-    on a CPU."""
+    """Compile the forward and backward pass, which takes up to a minute first and needs a C++ compiler. For models as
+    with --share-prompts, small ones and short sequences."""
     learning_rate: float = 1e-6
     """AdamW, constant."""
     betas: tuple[float, float] = (0.9, 0.999)

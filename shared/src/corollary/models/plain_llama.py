@@ -2,7 +2,8 @@
 
 In a model of a CPU's size, what `transformers` wraps around the arithmetic (calls of modules, recording of outputs, a
 general mask, a cache object) takes about as long as the arithmetic. Here are the same operations on the same numbers in
-the same order, so logits and gradients have the same bits, without the wrapping.
+the same order, so logits and gradients have the same bits, without the wrapping. Sharing prompts and compiling the
+pass, which go further, are for those who ask for them: they differ by rounding.
 """
 
 from collections.abc import Callable
@@ -26,7 +27,7 @@ _KNOWN = {
 """Module and name of every class that the forward pass below stands for."""
 
 COMPILATIONS = 64
-"""Variants of a pass that a process compiles at most; one more is an error."""
+"""Variants of both passes that a process compiles at most; one more is an error."""
 
 Past = list[tuple[Tensor, Tensor]]
 """Keys and values of each layer, ``(B, heads, S, head_dim)``."""
@@ -71,7 +72,7 @@ class PlainLlama:
         """The view.
 
         Raises:
-            ValueError: `PlainLlama.of` gives none.
+            ValueError: `PlainLlama.of` gives none, or it is to be compiled and nothing can be.
         """
         if cls.of(model) is None:
             raise ValueError(
@@ -79,6 +80,8 @@ class PlainLlama:
                 "(attention sdpa, one key head per query head, no hooks, adapters or autocast), "
                 f"got a {type(model).__name__} that is none"
             )
+        if compiled:
+            _check_compiler()
         return cls(model, compiled=compiled)
 
     def logits(
@@ -211,6 +214,18 @@ def _compiled(name: str) -> Callable[..., Tensor]:
     return torch.compile(run, dynamic=True, fullgraph=True)
 
 
+@cache
+def _check_compiler() -> None:
+    """Compile something small; once is enough."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.zeros(2))
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"compiled needs torch.compile and a C++ compiler, which do not work here: {reason}"
+        ) from error
+
+
 def _stands_for(model: Any) -> bool:
     if (type(model).__module__, type(model).__name__) != (_LLAMA, "LlamaForCausalLM"):
         return False
@@ -313,11 +328,13 @@ def _mixed(query: Tensor, key: Tensor, value: Tensor, attended: Tensor | None, s
         # The fused attention of a CPU is a call that nothing is fused with, slower than this on short sequences.
         if causal:
             attended = torch.ones(query.shape[2], key.shape[2], dtype=torch.bool, device=query.device).tril()
-        weights = (query * scale) @ key.transpose(-1, -2)
+        # Scores in 32 bits at least, as the fused one holds them.
+        wide = torch.promote_types(query.dtype, torch.float32)
+        weights = (query.to(wide) * scale) @ key.to(wide).transpose(-1, -2)
         if attended is not None:
             # Not minus infinity: padding sees nothing, and nothing sees it, but its weights must not be NaN.
             weights = weights.masked_fill(~attended, torch.finfo(weights.dtype).min)
-        mixed = weights.softmax(-1) @ value
+        mixed = weights.softmax(-1).to(value.dtype) @ value
         return mixed.transpose(1, 2).reshape(query.shape[0] * query.shape[2], -1)
     mixed = functional.scaled_dot_product_attention(
         query, key, value, attn_mask=attended, scale=scale, is_causal=causal

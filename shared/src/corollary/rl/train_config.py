@@ -63,7 +63,8 @@ class Shortcuts:
     """Less work for the same result but for rounding, so that now and then another token is sampled.
 
     Recorded runs take none of them. ``share_prompts`` and ``compiled`` are only for models that
-    `corollary.models.PlainLlama` stands for.
+    `corollary.models.PlainLlama` stands for: a plain Llama on a CPU with one key head per query head, which leaves out
+    grouped-query attention.
     """
 
     share_prompts: bool = False
@@ -71,8 +72,9 @@ class Shortcuts:
     where prompts are long."""
     sampler_stats: bool = False
     """Take the statistics at the behaviour policy (the denominator of the ratio) from the sampler's logits, and not
-    from one more forward pass. In 32 bits both agree to about 1e-6; in 16 bits they do not, and a first ratio that is
+    from one more forward pass. In 32 bits both agree to about 1e-6; in 16 bits they need not, and a first ratio that is
     not 1 trains on the difference."""
     compiled: bool = False
-    """`torch.compile` the forward and backward passes. It takes up to a minute before the first step, and attention is
-    written out, so that memory grows with the square of a sequence's length: for small models and short sequences."""
+    """`torch.compile` the forward and backward passes, which needs a C++ compiler. It takes up to a minute before the
+    first step, and attention is written out, so that memory grows with the square of a sequence's length: for small
+    models and short sequences."""

@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ METRICS: dict[str, str] = {
 """What the trainer logs each step; an algorithm's own metrics are in its ``metrics``."""
 
 
-_UNSET = {"rollout_batch": "None", "shortcuts": str(Shortcuts())}
+_UNSET = {"rollout_batch": "None"} | {name: str(value) for name, value in asdict(Shortcuts()).items()}
 """Options that a checkpoint from before they existed says nothing of."""
 
 
@@ -74,7 +74,7 @@ class Trainer:
             sampling, and another number gives other samples.
 
     Raises:
-        ValueError: a shortcut that is not for this model.
+        ValueError: a shortcut that is not for this model, or nothing that compiles.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Trainer:
         self.model = model.eval()
         self.shortcuts = shortcuts if shortcuts is not None else Shortcuts()
         if self.shortcuts.share_prompts or self.shortcuts.compiled:
-            PlainLlama.required(self.model)
+            PlainLlama.required(self.model, compiled=self.shortcuts.compiled)
         self.task = task
         self.algorithm = algorithm
         self.config = config
@@ -207,6 +207,7 @@ class Trainer:
                 top_p=self.config.top_p,
                 stats=needed if self.shortcuts.sampler_stats else (),
                 stats_temperature=self.score_temperature,
+                backend=self.backend,
                 share_prompts=self.shortcuts.share_prompts,
                 compiled=self.shortcuts.compiled,
                 batch_size=self.rollout_batch,
@@ -358,14 +359,14 @@ class Trainer:
             "algorithm": f"{type(self.algorithm).__name__}({self.algorithm.config})",
             "task": self.task.name,
             "rollout_batch": str(self.rollout_batch),
-            "shortcuts": str(self.shortcuts),
-        }
+        } | {name: str(value) for name, value in asdict(self.shortcuts).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what `state_dict` gave.
 
         Raises:
-            ValueError: it comes from a run with another seed, task, training configuration or algorithm.
+            ValueError: it comes from a run with another seed, task, training configuration, algorithm, rollout batch
+                or shortcut.
         """
         theirs = _UNSET | state["identity"]
         for name, ours in self._identity().items():

@@ -30,7 +30,7 @@ class Samples(NamedTuple):
     """``(B, T)``, bool: True up to and including the stop token."""
     log_probs: Tensor
     """``(B, T)``, float32, nats, at the sampling temperature; 0 on padding."""
-    stats: TokenStats | None
+    stats: TokenStats | None = None
     """The statistics that were asked for, each ``(B, T)``, 0 on padding; None if none were."""
 
 
@@ -47,6 +47,7 @@ def sample_completions(
     top_p: float = 1.0,
     stats: Collection[str] = (),
     stats_temperature: float | None = None,
+    backend: str = "auto",
     share_prompts: bool = False,
     compiled: bool = False,
     batch_size: int | None = None,
@@ -71,6 +72,7 @@ def sample_completions(
         stats: Names of `corollary.kernels.TokenStats` fields to give as well: those of a forward pass on the whole
             sequences but for rounding, and without that pass.
         stats_temperature: Of ``stats``; None for ``temperature``.
+        backend: Of `corollary.kernels.token_stats`, for ``stats``.
         share_prompts: Run equal prompts through the model once. Less work, and logits that differ by rounding, so
             now and then another token; only for a model that `corollary.models.PlainLlama` stands for.
         compiled: Compile the forward pass, likewise.
@@ -86,6 +88,10 @@ def sample_completions(
     """
     if not temperature > 0 or temperature == float("inf"):
         raise ValueError(f"temperature must be finite and larger than 0, got {temperature}")
+    if stats_temperature is not None and not 0 < stats_temperature < float("inf"):
+        raise ValueError(f"stats_temperature must be finite and larger than 0, or None, got {stats_temperature}")
+    if isinstance(stats, str) or not set(stats) <= set(TokenStats._fields):
+        raise ValueError(f"stats must be names among {', '.join(TokenStats._fields)}; got {stats!r}")
     if not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
     if max_new_tokens < 1:
@@ -108,6 +114,7 @@ def sample_completions(
         top_p=top_p,
         stats=tuple(sorted(stats)),
         stats_temperature=temperature if stats_temperature is None else stats_temperature,
+        backend=backend,
         share_prompts=share_prompts,
         compiled=compiled,
     )
@@ -187,6 +194,7 @@ class _How:
     top_p: float
     stats: tuple[str, ...]
     stats_temperature: float
+    backend: str
     share_prompts: bool
     compiled: bool
 
@@ -221,7 +229,7 @@ def _decode(model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, how: _How
         log_probs.append(torch.where(running, log_p.gather(-1, token[:, None])[:, 0], 0.0))
         masks.append(running)
         if how.stats:
-            unread.append(logits)
+            unread.append(logits.contiguous())  # a view could hold the logits of a whole prompt
             if len(unread) * logits.numel() * logits.element_size() >= UNREAD_LOGITS:
                 stats.append(_stats(unread, tokens, masks, how))
                 unread.clear()
@@ -249,6 +257,7 @@ def _stats(unread: Sequence[Tensor], tokens: Sequence[Tensor], masks: Sequence[T
         temperature=how.stats_temperature,
         stats=how.stats,
         mask=torch.stack(list(masks[newest]), 1),
+        backend=how.backend,
     )
 
 

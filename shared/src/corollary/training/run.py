@@ -127,7 +127,7 @@ class OwnRun:
         if settings.dtype == "bfloat16":
             lines.append("note: bfloat16 weights drop updates that are smaller than about 1/256 of a weight")
         if settings.shortcuts.sampler_stats and settings.dtype == "bfloat16":
-            lines.append("note: the sampler's statistics in bfloat16 differ from those of training by about 1e-2 nats")
+            lines.append("note: in bfloat16 the sampler's log-probabilities may differ from those of training")
         if self.trainer.steps_done:
             lines.append(f"going on after step {self.trainer.steps_done}, from {self.folder.path / CHECKPOINT}")
         return lines
