@@ -45,6 +45,7 @@ def workspace(tmp_path):
         (["shared/pyproject.toml"], ["shared", "packages/a", "packages/b"]),
         (["shared/tests/runs/test_store.py"], ["shared"]),
         (["pyproject.toml"], ["shared", "packages/a", "packages/b"]),
+        (["conftest.py"], ["shared", "packages/a", "packages/b"]),
         ([".github/workflows/ci.yml"], ["shared", "packages/a", "packages/b"]),
         ([".ci/run"], ["shared", "packages/a", "packages/b"]),
         (["docs/index.md", "README.md", "packages/a/README.md", "shared/README.md"], []),

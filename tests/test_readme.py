@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 REPRODUCE = "uv run --all-packages corollary reproduce entropy-dynamics"
-TEST = "uv run --all-packages pytest"
+TEST = "uv run --all-packages pytest -n auto"
 GATES = ["ruff check", "ruff format --check", "ty check", "corollary tables --check"]
 UNSEARCHED = {"node_modules", "reproductions", "dist", "build", "site"}
 

@@ -26,7 +26,7 @@ from pathlib import Path, PurePosixPath
 ROOT = Path(__file__).resolve().parents[2]
 CORE = "shared"
 
-EVERYTHING = {"pyproject.toml", ".python-version"}
+EVERYTHING = {"pyproject.toml", "conftest.py", ".python-version"}
 """Root files that change what every member is built or tested with."""
 EVERYTHING_UNDER = (".github", ".ci")
 NOTHING = {"LICENSE", "CITATION.cff", ".gitignore", ".gitattributes"}
