@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from corollary.benchmarks.online_forecasting.measured import measure
 from corollary.benchmarks.online_forecasting.plan import Cell, OnlinePlan
 from corollary.evaluation import OnlineResult
 from corollary.forecasting import SYNTHETIC_SETTING, Online
@@ -85,3 +86,17 @@ def records(cell: Cell, make_result: MakeResult, put: Callable[..., RunRecord]) 
         put(cell.recipes["er"], 0, make_result(1.0)),
     ]
     return {record.key: record for record in made}
+
+
+@pytest.fixture
+def content(plan: OnlinePlan, store: RunStore, records: dict[str, RunRecord]) -> dict:
+    """A record of that plan: `er` failed, and `fsnet` did not run."""
+    return {
+        "suite": "online-forecasting",
+        "budget": "full",
+        "date": "2026-01-02T03:04:05+00:00",
+        "machine": {"cpu": "Abacus", "cores": 2, "memory_gib": None},
+        "workers": 2,
+        **measure(plan, store, records, {}),
+        "plots": ["switching-levels-linear-12.png"],
+    }

@@ -10,27 +10,18 @@ import pytest
 
 from corollary.benchmarks import NotRecorded, Selection, SelectionError, bench, find_suite
 from corollary.benchmarks.online_forecasting.joining import check, join
-from corollary.benchmarks.online_forecasting.measured import measure
 from corollary.benchmarks.online_forecasting.plan import OnlinePlan
 from corollary.benchmarks.records import write_record
 from corollary.papers import Budget
-from corollary.runs import RunRecord, RunStore
+from corollary.runs import RunStore
 
 SUITE = find_suite("online-forecasting")
 
 
 @pytest.fixture
-def recorded(plan: OnlinePlan, store: RunStore, records: dict[str, RunRecord]) -> dict:
+def recorded(content: dict) -> dict:
     """A record in which `er` failed and `fsnet` did not run."""
-    return {
-        "suite": "online-forecasting",
-        "budget": "full",
-        "date": "2026-01-02T03:04:05+00:00",
-        "machine": {"cpu": "Abacus", "cores": 2, "memory_gib": None},
-        "workers": 2,
-        **measure(plan, store, records, {}),
-        "plots": ["switching-levels-linear-12.png"],
-    }
+    return content
 
 
 @pytest.fixture

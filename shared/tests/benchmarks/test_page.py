@@ -6,26 +6,10 @@ from pathlib import Path
 import pytest
 
 from corollary.benchmarks import RecordError, find_suite, pages, read_record
-from corollary.benchmarks.online_forecasting.measured import measure
-from corollary.benchmarks.online_forecasting.plan import OnlinePlan
 from corollary.benchmarks.records import write_record
 from corollary.cli import main
-from corollary.runs import RunRecord, RunStore
 
 SUITE = find_suite("online-forecasting")
-
-
-@pytest.fixture
-def content(plan: OnlinePlan, store: RunStore, records: dict[str, RunRecord]) -> dict:
-    return {
-        "suite": "online-forecasting",
-        "budget": "full",
-        "date": "2026-01-02T03:04:05+00:00",
-        "machine": {"cpu": "Abacus", "cores": 2, "memory_gib": None},
-        "workers": 2,
-        **measure(plan, store, records, {}),
-        "plots": ["switching-levels-linear-12.png"],
-    }
 
 
 def table(page: str) -> list[list[str]]:

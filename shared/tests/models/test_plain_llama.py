@@ -271,16 +271,16 @@ def test_one_compilation_serves_batches_of_any_shape():
 
 @compiles
 def test_compiled_attention_in_16_bits_is_as_exact_as_the_fused_one():
-    model, exact = (llama(dtype=dtype, num_hidden_layers=1) for dtype in (torch.bfloat16, torch.float64))
-    exact.load_state_dict({name: value.double() for name, value in model.state_dict().items()})
-    rollouts = rollouts_of(exact)
-    with torch.no_grad():
-        truth = score(exact, rollouts).log_prob
-        fused, compiled = (
-            (score(model, rollouts, compiled=compiled).log_prob - truth)[rollouts.completion_mask].square().mean()
-            for compiled in (False, True)
-        )
-    assert compiled < 1.5 * fused
+    source = torch.Generator().manual_seed(0)
+    # Far from uniform: scores that were rounded to 16 bits would be off by more than the weights are.
+    query, key, value = (torch.randn(4, 2, 24, 16, generator=source).bfloat16() * scale for scale in (3, 3, 1))
+
+    def error(attend):
+        exact = plain_llama._mixed(query.double(), key.double(), value.double(), None, 0.25)
+        return (attend(query, key, value, None, 0.25).double() - exact).square().mean().sqrt()
+
+    fused, compiled = error(plain_llama._mixed), error(torch.compile(plain_llama._mixed, fullgraph=True))
+    assert 0 < compiled < 2 * fused
 
 
 def test_without_a_compiler_the_reason_is_one_line(monkeypatch):
