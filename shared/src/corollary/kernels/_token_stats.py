@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -45,6 +45,13 @@ class TokenStats(NamedTuple):
     r""":math:`W = \sum_j p_j (\log p_j + H)^2`."""
     log_z: Tensor | None = None
     r""":math:`\log \sum_j e^{z_j/\tau}`, always present, without a gradient."""
+
+    @classmethod
+    def joined(
+        cls, parts: "Sequence[TokenStats]", join: Callable[[tuple[Tensor, ...]], Tensor] = torch.cat
+    ) -> "TokenStats":
+        """Parts, at least one and all with the same fields, as one."""
+        return cls(*(None if field[0] is None else join(field) for field in zip(*parts, strict=True)))
 
     def required(self, *names: str) -> tuple[Tensor, ...]:
         """The named statistics, for code that cannot do without them.

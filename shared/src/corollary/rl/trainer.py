@@ -45,7 +45,6 @@ METRICS: dict[str, str] = {
 }
 """What the trainer logs each step; an algorithm's own metrics are in its ``metrics``."""
 
-
 _UNSET = {"rollout_batch": "None"} | {name: str(value) for name, value in asdict(Shortcuts()).items()}
 """Options that a checkpoint from before they existed says nothing of."""
 
@@ -232,7 +231,7 @@ class Trainer:
             temperatures=torch.full((len(repeated),), temperature, device=self.device),
         )
         with self._timed("score"), torch.no_grad():
-            behaviour = samples.stats or _joined(
+            behaviour = samples.stats or TokenStats.joined(
                 [self._score(rollouts.rows(rows), needed) for rows in self._micro_batches(torch.arange(len(rollouts)))]
             )
         advantages = self.algorithm.advantages(rollouts)
@@ -308,7 +307,7 @@ class Trainer:
             if shared is not None:
                 seen = TokenStats(*(None if value is None else value.detach() for value in shared))
             else:
-                seen = _joined([self._score(batch.rollouts.rows(rows), stats) for rows in parts])
+                seen = TokenStats.joined([self._score(batch.rollouts.rows(rows), stats) for rows in parts])
             prepared = self.algorithm.prepare_mini_batch(batch, seen)
         mask = binary_mask(prepared.mask, batch.rollouts.completion_mask.shape)
         return replace(prepared, mask=mask), shared
@@ -383,10 +382,6 @@ class Trainer:
 def _epoch_order(count: int, seed: int, epoch: int) -> list[int]:
     # An epoch lasts many steps, and a step touches two at most unless the task has very few prompts.
     return np.random.default_rng([seed, epoch]).permutation(count).tolist()
-
-
-def _joined(parts: Sequence[TokenStats]) -> TokenStats:
-    return TokenStats(*(None if field[0] is None else torch.cat(field) for field in zip(*parts, strict=True)))
 
 
 def _add(so_far: list[Tensor], total: Tensor, count: Tensor) -> None:

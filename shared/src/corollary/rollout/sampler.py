@@ -127,6 +127,7 @@ def sample_completions(
     finally:
         if switch:
             model.train(was_training)
+    found = [part.stats for part in parts if part.stats is not None]
     longest = max(part.completion_ids.shape[1] for part in parts)
 
     def joined(columns: Sequence[Tensor], value: float) -> Tensor:
@@ -138,7 +139,7 @@ def sample_completions(
         joined([part.completion_ids for part in parts], pad_token),
         joined([part.completion_mask for part in parts], False),
         joined([part.log_probs for part in parts], 0.0),
-        _each_field([part.stats for part in parts if part.stats is not None], lambda columns: joined(columns, 0.0)),
+        TokenStats.joined(found, lambda columns: joined(columns, 0.0)) if found else None,
     )
 
 
@@ -244,7 +245,7 @@ def _decode(model: nn.Module, prompt_ids: Tensor, prompt_mask: Tensor, how: _How
         torch.stack(tokens, 1),
         torch.stack(masks, 1),
         torch.stack(log_probs, 1),
-        _each_field(stats, lambda parts: torch.cat(list(parts), 1)),
+        TokenStats.joined(stats, lambda columns: torch.cat(columns, 1)) if stats else None,
     )
 
 
@@ -259,13 +260,6 @@ def _stats(unread: Sequence[Tensor], tokens: Sequence[Tensor], masks: Sequence[T
         mask=torch.stack(list(masks[newest]), 1),
         backend=how.backend,
     )
-
-
-def _each_field(parts: Sequence[TokenStats], join: Callable[[Sequence[Tensor]], Tensor]) -> TokenStats | None:
-    """Parts of statistics as one, field by field; None if there is no part."""
-    if not parts:
-        return None
-    return TokenStats(*(None if field[0] is None else join(field) for field in zip(*parts, strict=True)))
 
 
 NextLogits = Callable[[Tensor, Tensor, Tensor], Tensor]
